@@ -1,0 +1,62 @@
+# foundry-bench: `make quickstart` from a fresh clone installs and runs the whole thing once.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# Stamps: installation is repeated only when pyproject.toml changed (the package itself is editable).
+INSTALLED     := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev quickstart test test-fast test-slow format lint bench build clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
+	@touch $(INSTALLED) $@
+
+install: $(INSTALLED) ## the package, into .venv
+install-dev: $(INSTALLED_DEV) ## the package and what its tests need
+
+quickstart: $(INSTALLED) ## install, then demonstrations, training, evaluation, table (two tasks of each suite)
+	$(BIN)/foundry-bench train-and-eval suite=libero
+
+test: test-fast test-slow ## every test (within 15 minutes on 2 cores)
+
+test-fast: $(INSTALLED_DEV) ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED_DEV) ## the tests that simulate, train and run whole commands
+	$(BIN)/python -m pytest -m slow -v --durations=10
+
+format: $(INSTALLED_DEV) ## rewrite the code in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(INSTALLED_DEV) ## style and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## milliseconds per simulator step beside stock LIBERO; training samples per second
+	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/training.py
+
+build: $(INSTALLED_DEV) ## sdist and wheel in dist/; the wheel must answer --version and list from a folder elsewhere
+	rm -rf dist
+	$(BIN)/python -m build
+	@wheel=$$(ls $(CURDIR)/dist/*.whl) && cd / && PYTHONPATH=$$wheel $(CURDIR)/$(BIN)/python -m foundry_bench --version
+
+clean: ## remove build leftovers (not results, not .venv)
+	rm -rf dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
