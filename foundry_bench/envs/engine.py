@@ -1,0 +1,107 @@
+"""How a step is computed: `native`, our lean loop, or `robosuite`, the stock code it must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import mujoco
+import numpy as np
+
+from foundry_bench.envs.osc import OperationalSpaceControl
+from foundry_bench.envs.problem import Problem
+from foundry_bench.errors import FoundryError, nearest
+
+SUBSTEPS = 25  # of 2 ms: 20 Hz
+#: Stock LIBERO samples its observations after this substep when an episode begins with `reset()` and
+#: `set_init_state()`, as all published harnesses do: each forces one update, and robosuite's sampling
+#: clock then runs ahead of the control clock by one substep.
+OBSERVED_SUBSTEP = 24
+
+
+class Engine(Protocol):
+    """Steps a problem."""
+
+    def begin(self) -> None:
+        """Start an episode, with the robot in its start pose and before the init state is set."""
+
+    def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
+        """One control step of 50 ms.
+
+        ``observe`` is called at the moment at which stock LIBERO samples its observations.
+        """
+
+
+class NativeEngine:
+    """robosuite's control loop on the bare bindings.
+
+    robosuite computes the whole forward dynamics twice beside each step: once to refresh what the controller
+    reads, once more inside the controller. Here ``mj_step1`` brings positions, velocities and bias forces up
+    to date, the controls are written, and ``mj_step2`` goes on from there.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._control = OperationalSpaceControl(problem.model, problem.data, problem.robot)
+
+    def begin(self) -> None:
+        """Make the controller's state from the robot's start pose."""
+        mujoco.mj_forward(self._problem.model, self._problem.data)
+        self._control.reset()
+
+    def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
+        """One control step of 50 ms."""
+        model, data, control = self._problem.model, self._problem.data, self._control
+        gripper = float(action[6])
+        for substep in range(1, SUBSTEPS + 1):
+            mujoco.mj_step1(model, data)
+            if substep == 1:
+                control.set_goal(action)
+            control.apply(gripper)
+            mujoco.mj_step2(model, data)
+            if observe is not None and substep == OBSERVED_SUBSTEP:
+                observe()
+        self._problem.refresh()
+
+
+class RobosuiteEngine:
+    """robosuite's own stepping and controller, unchanged: the reference."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    def begin(self) -> None:
+        """Let robosuite make a new controller in the robot's start pose."""
+        robot = self._problem.robot
+        mujoco.mj_forward(self._problem.model, self._problem.data)
+        robot._load_controller()
+        robot.gripper.current_action = np.zeros(robot.gripper.dof)
+        robot.reset(deterministic=True)
+        self._problem.env.timestep = 0
+
+    def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
+        """One control step of 50 ms."""
+        env = self._problem.env
+        policy_step = True
+        for substep in range(1, SUBSTEPS + 1):
+            env.sim.forward()
+            env._pre_action(action, policy_step)
+            env.sim.step()
+            policy_step = False
+            if observe is not None and substep == OBSERVED_SUBSTEP:
+                observe()
+        self._problem.refresh()
+
+
+ENGINES: dict[str, Callable[[Problem], Engine]] = {"native": NativeEngine, "robosuite": RobosuiteEngine}
+
+
+def make_engine(name: str, problem: Problem) -> Engine:
+    """The engine called ``name`` for a problem.
+
+    Raises:
+        FoundryError: no such engine.
+    """
+    if name not in ENGINES:
+        raise FoundryError(f"engine={name}: no such engine, {nearest(name, ENGINES)}")
+    return ENGINES[name](problem)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from foundry_bench.envs.experts.expert import Expert
+from foundry_bench.envs.experts.planner import make_plan
+from foundry_bench.envs.libero import MAX_STEPS
+from foundry_bench.envs.simulation import WAIT_ACTION, Simulation
+from foundry_bench.envs.suites import init_states, suite
+from foundry_bench.errors import FoundryError
+from tests.envs.conftest import MakeSimulation
+
+
+def _solve(simulation: Simulation, init_state: int) -> int | None:
+    """Steps the expert needs from an official init state, which nothing is trained on here."""
+    simulation.begin(init_states(simulation.task)[init_state], simulation.problem.sample_fixtures(init_state))
+    for _ in range(10):
+        simulation.step(WAIT_ACTION, observe=False)
+    expert = Expert(simulation)
+    for step in range(1, MAX_STEPS[simulation.task.suite] + 1):
+        action = expert.act()
+        if action is None:
+            return None
+        assert np.isfinite(action).all()
+        assert np.abs(action).max() <= 1
+        simulation.step(action, observe=False)
+        if simulation.success():
+            return step
+    return None
+
+
+@pytest.mark.parametrize(("name", "index"), [("libero_object", 2), ("libero_spatial", 5)])
+def test_the_expert_solves_a_task(simulation: MakeSimulation, name: str, index: int) -> None:
+    assert _solve(simulation(name, index), 0) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["libero_object", "libero_spatial", "libero_goal", "libero_10"])
+def test_experts_solve_their_suites(name: str) -> None:
+    solved = tried = 0
+    for task in suite(name).tasks:
+        here = Simulation(task, ("agentview",), 64, "native", "fast")
+        if make_plan(here.problem).reason:
+            continue
+        tried += 2
+        solved += sum(_solve(here, init_state) is not None for init_state in (10, 30))
+    assert tried >= 10
+    assert solved >= 0.9 * tried
+
+
+def test_object_and_spatial_tasks_all_have_an_expert() -> None:
+    for name in ("libero_object", "libero_spatial"):
+        for task in suite(name).tasks:
+            assert not make_plan(Simulation(task, (), 64, "native", "fast").problem).reason
+
+
+def test_a_task_without_an_expert_says_why(simulation: MakeSimulation) -> None:
+    here = simulation("libero_goal", 0)
+    assert "open" in make_plan(here.problem).reason
+    with pytest.raises(FoundryError, match=r"no scripted expert for libero_goal-00.*open"):
+        Expert(here)

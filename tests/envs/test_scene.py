@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+
+from foundry_bench.envs import scene
+from foundry_bench.envs.meshes import Mesh, decimate
+from foundry_bench.envs.problem import Problem
+from foundry_bench.envs.scene import PROFILES, load_scene, render_profile
+from foundry_bench.envs.suites import task
+from foundry_bench.errors import FoundryError
+
+_XML = "<mujoco><worldbody><geom name='floor' type='plane' size='1 1 1'/></worldbody></mujoco>"
+_VISUAL_ONLY = ("mesh", "tex", "mat", "geom_dataid", "geom_aabb", "geom_rbound", "geom_pos", "geom_quat", "geom_size")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FOUNDRY_BENCH_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_scene_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_scene(_XML, PROFILES["exact"])
+    monkeypatch.setattr(scene, "_compile", lambda *_: pytest.fail("compiled again"))
+    second = load_scene(_XML, PROFILES["exact"])
+    assert first.ngeom == second.ngeom == 1
+
+
+def test_a_damaged_file_is_made_again(cache: Path) -> None:
+    load_scene(_XML, PROFILES["exact"])
+    (path,) = (cache / "scenes").glob("*.mjb")
+    data = path.read_bytes()
+    for damaged in (data[:-7], data[:10], b"", data[:-1] + bytes([data[-1] ^ 1])):
+        path.write_bytes(damaged)
+        assert load_scene(_XML, PROFILES["exact"]).ngeom == 1
+        assert path.read_bytes() == data
+
+
+def test_profiles_and_scenes_do_not_share_files(cache: Path) -> None:
+    load_scene(_XML, PROFILES["exact"])
+    load_scene(_XML, PROFILES["fast"])
+    load_scene(_XML.replace("floor", "ground"), PROFILES["fast"])
+    assert len(list((cache / "scenes").glob("*.mjb"))) == 3
+
+
+def test_an_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(FoundryError, match="did you mean 'exact'"):
+        render_profile("exakt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suite", "index"), [("libero_spatial", 0), ("libero_object", 3), ("libero_10", 9)])
+def test_lighter_meshes_do_not_change_physics(suite: str, index: int) -> None:
+    fast = Problem(task(suite, index), PROFILES["fast"]).model
+    exact = Problem(task(suite, index), PROFILES["exact"]).model
+    solid = (exact.geom_contype != 0) | (exact.geom_conaffinity != 0)
+    for name in dir(exact):
+        value = getattr(exact, name)
+        if not isinstance(value, np.ndarray) or name.startswith(("mesh", "tex", "mat", "names", "paths", "bvh")):
+            continue
+        other = getattr(fast, name)
+        if name.startswith("geom_") and len(value) == exact.ngeom:
+            value, other = value[solid], other[solid]
+        if name.startswith(("geom_dataid", "geom_matid", "stat", "vis")) or name.endswith(("bvhadr", "bvhnum", "meshid")):
+            continue
+        np.testing.assert_array_equal(value, other, err_msg=name)
+
+
+def test_decimation_keeps_the_shape_and_bounds_the_size() -> None:
+    vertices, faces = _sphere(40)
+    mesh = Mesh(vertices, faces, np.zeros((0, 2)), np.zeros_like(faces))
+    light = decimate(mesh, 300)
+    assert len(light.vertices) <= 300
+    assert np.abs(np.linalg.norm(light.vertices, axis=1) - 1).max() < 0.1
+    assert light.faces.max() == len(light.vertices) - 1
+    assert _volume(light) == pytest.approx(_volume(mesh), rel=0.1)
+
+
+def test_decimation_keeps_both_sides_of_a_thin_wall() -> None:
+    vertices, faces = _sphere(40)
+    shell = np.concatenate([vertices, 0.97 * vertices])
+    both = np.concatenate([faces, faces[:, ::-1] + len(vertices)])
+    light = decimate(Mesh(shell, both, np.zeros((0, 2)), np.zeros_like(both)), 700)
+    corners = light.vertices[light.faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    outward = (normals * corners.mean(axis=1)).sum(axis=1)
+    assert (outward > 0).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_texture_coordinates_follow_their_charts() -> None:
+    vertices, faces = _sphere(40)
+    texcoords = (vertices[:, :2] + 1) / 2
+    light = decimate(Mesh(vertices, faces, texcoords, faces), 300)
+    where = light.vertices[light.faces].reshape(-1, 3)[:, :2]
+    said = light.texcoords[light.corners].reshape(-1, 2) * 2 - 1
+    assert np.abs(where - said).max() < 0.25
+    assert np.abs(where - said).mean() < 0.05
+
+
+def _sphere(count: int) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.spatial import ConvexHull
+
+    index = np.arange(count * count) + 0.5
+    polar, turn = np.arccos(1 - 2 * index / len(index)), np.pi * (1 + 5**0.5) * index
+    points = np.stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar), np.cos(polar)], axis=1)
+    faces = ConvexHull(points).simplices
+    corners = points[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    inward = (normals * corners.mean(axis=1)).sum(axis=1) < 0
+    faces[inward] = faces[inward][:, ::-1]
+    return points, faces
+
+
+def _volume(mesh: Mesh) -> float:
+    corners = mesh.vertices[mesh.faces]
+    return float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
+
+
+def test_mujoco_is_the_pinned_version() -> None:
+    assert mujoco.__version__ == "3.3.2"
