@@ -1,0 +1,1 @@
+"""Scripted experts: privileged-state controllers that solve tasks and make the demonstrations."""

@@ -1,0 +1,144 @@
+"""Where to grasp an object from above: across its narrow side, or at its rim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foundry_bench.envs.experts.world import World
+
+_MAX_WIDTH = 0.066  # of what is gripped; the fingers open to 7.25 cm in practice
+_RIM_DEPTH = 0.020
+_RIM_INSET = 0.004  # from the outermost point of a rim to the middle of its wall
+_TIP_CLEARANCE = 0.012  # between the pads' centre and what lies under the object
+_DIRECTIONS = 24
+_COMFORTABLE_REACH, _FAR_COST = 0.68, 10.0  # metres from the base; beyond about 0.76 the elbow is straight
+_DEPTHS = ((0.026, 0.0), (0.016, 0.1), (0.006, 0.4))  # of the pads' centre below the top, and what it costs
+_PAD_BELOW = 0.009  # the pads reach this far below their centre
+
+_Candidate = tuple[np.ndarray, float, str, float]  # position, yaw, kind, cost
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """A grasp from above.
+
+    Attributes:
+        position: where the grip site goes, (3,).
+        yaw: angle of the closing axis in the horizontal plane, radians, modulo pi.
+        kind: `across` or `rim`.
+        cost: lower is better.
+    """
+
+    position: np.ndarray
+    yaw: float
+    kind: str
+    cost: float
+
+
+def find_grasps(world: World, name: str, support: float, destination: np.ndarray) -> list[Grasp]:
+    """Grasps of an object from above, the best first.
+
+    Args:
+        world: the scene.
+        name: the object.
+        support: height of what the object stands on, below which no finger goes.
+        destination: where the object's position will be taken, (3,).
+    """
+    points = world.points(name)
+    rotation, origin = world.rotation(name), world.position(name)
+    local = (points - origin) @ rotation
+    obstacles = world.other_points([name])
+    near = np.linalg.norm(obstacles[:, :2] - points[:, :2].mean(axis=0), axis=1) < 0.3
+    obstacles = obstacles[near]
+    axis = world.closing_axis
+    current = float(np.arctan2(axis[1], axis[0]))
+    found: list[_Candidate] = []
+    for number in range(_DIRECTIONS):
+        yaw = np.pi * number / _DIRECTIONS
+        found += _across(points, yaw, support)
+        found += _rim(local, rotation, origin, 2 * yaw, support)
+    scored = []
+    for position, yaw, kind, cost in found:
+        turn = abs(wrap_half_turn(yaw - current))
+        reach = max(
+            float(np.linalg.norm((spot - world.base)[:2]))
+            for spot in (position, destination + position - origin)
+        )
+        cost += 0.25 * turn + _FAR_COST * max(0.0, reach - _COMFORTABLE_REACH)
+        cost += _collisions(position, yaw, kind, points, obstacles)
+        scored.append(Grasp(position, yaw, kind, cost))
+    return sorted(scored, key=lambda grasp: grasp.cost)
+
+
+def wrap_half_turn(angle: float) -> float:
+    """The same direction of a line as ``angle``, in [-pi/2, pi/2)."""
+    return float((angle + np.pi / 2) % np.pi - np.pi / 2)
+
+
+def _across(points: np.ndarray, yaw: float, support: float) -> list[_Candidate]:
+    """Grasps through the object's middle with the fingers on both sides, where it is narrow enough."""
+    top = points[:, 2].max()
+    along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+    found: list[_Candidate] = []
+    for depth, extra in _DEPTHS:
+        height = min(max(top - depth, support + _TIP_CLEARANCE), max(top - 0.004, support + _TIP_CLEARANCE))
+        band = points[(points[:, 2] > height - _PAD_BELOW) & (points[:, 2] < height + 0.012)]
+        if not len(band):
+            continue
+        # The middle of the band, not of the whole object: a handle or a lid shifts the latter.
+        centre = (band[:, :2].min(axis=0) + band[:, :2].max(axis=0)) / 2
+        slab = band[np.abs((band[:, :2] - centre) @ across) < 0.015]
+        if not len(slab):
+            continue
+        reach = (slab[:, :2] - centre) @ along
+        width = reach.max() - reach.min()
+        if width < _MAX_WIDTH:
+            middle = centre + along * (reach.max() + reach.min()) / 2
+            found.append((np.array([*middle, height]), yaw, "across", 6.0 * max(0.0, width - 0.03) + extra))
+            break
+    return found
+
+
+def _rim(
+    local: np.ndarray, rotation: np.ndarray, origin: np.ndarray, angle: float, support: float
+) -> list[_Candidate]:
+    """The grasp of a hollow object's wall at one angle around it; the object may stand askew."""
+    top = local[:, 2].max()
+    upper = local[local[:, 2] > top - 0.012]
+    centre = (upper[:, :2].min(axis=0) + upper[:, :2].max(axis=0)) / 2
+    offset = upper[:, :2] - centre
+    radius = np.linalg.norm(offset, axis=1)
+    if radius.max() < 0.035 or (radius < 0.4 * radius.max()).any():
+        return []  # too small, or not hollow
+    turned = (np.arctan2(offset[:, 1], offset[:, 0]) - angle + np.pi) % (2 * np.pi) - np.pi
+    sector = radius[np.abs(turned) < np.radians(9)]
+    if not len(sector) or sector.max() - sector.min() > 0.03:
+        return []  # no wall here, or a handle
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    outward = rotation @ [*direction, 0.0]
+    position = rotation @ [*(centre + direction * (sector.max() - _RIM_INSET)), top - _RIM_DEPTH] + origin
+    position[2] = max(position[2], support + _TIP_CLEARANCE)
+    # Where the object leans, the fingers close best along the axis it leans about.
+    cost = 0.15 + 2.0 * abs(float(outward[2]))
+    return [(position, float(np.arctan2(outward[1], outward[0])) % np.pi, "rim", cost)]
+
+
+def _collisions(position: np.ndarray, yaw: float, kind: str, own: np.ndarray, obstacles: np.ndarray) -> float:
+    """A penalty for what the open fingers and the hand would hit on their way down."""
+    along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+    penalty = 0.0
+    for cloud, weight in ((obstacles, 1.0), (own, 0.5)):
+        if not len(cloud):
+            continue
+        local = cloud - position
+        u, v, up = np.abs(local[:, :2] @ along), np.abs(local[:, :2] @ across), local[:, 2]
+        hand = (u < 0.11) & (v < 0.042) & (up > 0.035) & (up < 0.2)
+        fingers = (u > 0.034) & (u < 0.062) & (v < 0.016) & (up > -0.016) & (up < 0.2)
+        if kind == "rim" and weight < 1:
+            fingers = np.zeros_like(fingers)  # the inner finger goes into the object
+        penalty += weight * (
+            4.0 * bool(hand.any()) + 3.0 * bool(fingers.any()) + 0.02 * int((hand | fingers).sum())
+        )
+    return penalty

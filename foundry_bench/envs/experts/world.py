@@ -1,0 +1,134 @@
+"""What an expert knows: the true state of the scene, as poses and point clouds in the world frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import mujoco
+import numpy as np
+
+from foundry_bench.envs.simulation import Simulation
+
+_SPACING = 0.008  # metres between the points sampled on a collision geom
+_MAX_PER_SIDE = 24
+
+
+class World:
+    """A read-only view of a simulation for an expert.
+
+    All positions are in metres in the world frame, rotations are 3 x 3 matrices.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.problem = simulation.problem
+        self.model = self.problem.model
+        self.data = self.problem.data
+        robot = self.problem.robot
+        self._site = robot.eef_site_id
+        self._base = self.model.body(robot.robot_model.root_body).id
+        self._fingers = list(robot._ref_gripper_joint_pos_indexes)
+        finger_geoms = robot.gripper.important_geoms
+        self._pads = [
+            self.model.geom(finger_geoms[side][0]).id for side in ("left_fingerpad", "right_fingerpad")
+        ]
+        env = self.problem.env
+        self.movable = list(env.objects_dict)
+        self.bodies = {
+            name: self.model.body(thing.root_body).id
+            for name, thing in {**env.objects_dict, **env.fixtures_dict}.items()
+        }
+        self._geoms = {name: self._collision_geoms(body) for name, body in self.bodies.items()}
+        self._local = {
+            geom: _surface_points(self.model, geom) for geoms in self._geoms.values() for geom in geoms
+        }
+
+    # --- the robot ---------------------------------------------------------------------------------
+
+    @property
+    def hand(self) -> np.ndarray:
+        """Position of the grip site between the finger pads, (3,)."""
+        return self.data.site_xpos[self._site].copy()
+
+    @property
+    def hand_rotation(self) -> np.ndarray:
+        """Rotation of the grip site, (3, 3)."""
+        return self.data.site_xmat[self._site].reshape(3, 3).copy()
+
+    @property
+    def base(self) -> np.ndarray:
+        """Position of the robot's base, (3,)."""
+        return self.data.xpos[self._base].copy()
+
+    @property
+    def opening(self) -> float:
+        """Distance between the fingers in metres, 0 to about 0.08."""
+        left, right = self.data.qpos[self._fingers]
+        return float(left - right)
+
+    @property
+    def closing_axis(self) -> np.ndarray:
+        """Unit vector from one finger pad to the other, (3,)."""
+        axis = self.data.geom_xpos[self._pads[1]] - self.data.geom_xpos[self._pads[0]]
+        return axis / np.linalg.norm(axis)
+
+    # --- objects -----------------------------------------------------------------------------------
+
+    def position(self, name: str) -> np.ndarray:
+        """Position of an object or a site, (3,)."""
+        if name in self.bodies:
+            return self.data.xpos[self.bodies[name]].copy()
+        return self.data.site(name).xpos.copy()
+
+    def rotation(self, name: str) -> np.ndarray:
+        """Rotation of an object or a site, (3, 3)."""
+        if name in self.bodies:
+            return self.data.xmat[self.bodies[name]].reshape(3, 3).copy()
+        return self.data.site(name).xmat.reshape(3, 3).copy()
+
+    def points(self, name: str) -> np.ndarray:
+        """Points on the collision geoms of an object, (n, 3)."""
+        return self._world_points(self._geoms[name])
+
+    def other_points(self, excluded: Iterable[str]) -> np.ndarray:
+        """Points on everything but the excluded objects, the robot and the table, (n, 3)."""
+        left_out = set(excluded)
+        return self._world_points(
+            [geom for name, geoms in self._geoms.items() if name not in left_out for geom in geoms]
+        )
+
+    def touching(self, first: str, second: str) -> bool:
+        """Whether two objects are in contact."""
+        one, two = set(self._geoms[first]), set(self._geoms[second])
+        pairs = self.data.contact.geom[: self.data.ncon]
+        return any((a in one and b in two) or (a in two and b in one) for a, b in pairs)
+
+    def _world_points(self, geoms: Iterable[int]) -> np.ndarray:
+        clouds = [
+            self._local[geom] @ self.data.geom_xmat[geom].reshape(3, 3).T + self.data.geom_xpos[geom]
+            for geom in geoms
+        ]
+        return np.concatenate(clouds) if clouds else np.zeros((0, 3))
+
+    def _collision_geoms(self, body: int) -> list[int]:
+        """The geoms of a body and of what hangs on it that take part in collisions."""
+        model = self.model
+        members = {body}
+        for candidate in range(body + 1, model.nbody):  # a child's index is higher than its parent's
+            if int(model.body_parentid[candidate]) in members:
+                members.add(candidate)
+        return [
+            geom
+            for geom in range(model.ngeom)
+            if int(model.geom_bodyid[geom]) in members
+            and (model.geom_contype[geom] or model.geom_conaffinity[geom])
+        ]
+
+
+def _surface_points(model: mujoco.MjModel, geom: int) -> np.ndarray:
+    """A grid of points on a geom's bounding box in its own frame; LIBERO's collision geoms are boxes."""
+    box = model.geom_aabb[geom]
+    counts = np.clip(np.ceil(2 * box[3:] / _SPACING).astype(int) + 1, 2, _MAX_PER_SIDE)
+    grids = [np.linspace(-1, 1, count) for count in counts]
+    points = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1).reshape(-1, 3)
+    surface = (np.abs(points) > 1 - 1e-9).any(axis=1)
+    return points[surface] * box[3:] + box[:3]
