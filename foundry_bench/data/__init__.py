@@ -1,0 +1,1 @@
+"""Demonstrations on disk: writing, reading and checking LeRobotDataset v3.0."""
