@@ -1,0 +1,170 @@
+"""Checkpoint folders: config.yaml, model.safetensors, normalization.json, tokenizer.json, README.md.
+
+Everything is text or safetensors: loading a checkpoint runs no code from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from foundry_bench.errors import FoundryError, nearest
+from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.normalization import Normalizer
+from foundry_bench.policies.storage import (
+    check_tensors,
+    read_tensors,
+    read_text,
+    tensors_to_bytes,
+    write_folder,
+)
+from foundry_bench.policies.tokenizer import TextTokenizer
+from foundry_bench.policies.vla import VLA
+from foundry_bench.policies.vla_policy import VLAPolicy
+
+CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, CARD = (
+    "config.yaml", "model.safetensors", "normalization.json", "tokenizer.json", "README.md",
+)  # fmt: skip
+SECTIONS = ("model", "train", "data", "versions")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a folder holds, in memory."""
+
+    config: VLAConfig
+    weights: Mapping[str, Tensor]
+    normalizer: Normalizer
+    tokenizer: TextTokenizer
+    about: Mapping[str, Any]  # plain sections beside "model": train, data, versions
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the folder, replacing an older one only when this one is complete."""
+    sections = {"model": checkpoint.config.to_dict(), **checkpoint.about}
+    write_folder(
+        folder,
+        {
+            CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
+            WEIGHTS: tensors_to_bytes(checkpoint.weights),
+            NORMALIZATION: checkpoint.normalizer.to_json().encode(),
+            TOKENIZER: checkpoint.tokenizer.to_json().encode(),
+            CARD: model_card(checkpoint).encode(),
+        },
+    )
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder; FoundryError names what is missing, truncated, unknown or of another shape."""
+    path = folder / CONFIG
+    try:
+        sections = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise FoundryError(f"{path} is not YAML; restore the folder or train again") from error
+    if not isinstance(sections, dict) or not isinstance(sections.get("model"), dict):
+        raise FoundryError(f"{path} has no 'model' section; restore the folder or train again")
+    for key in sections:
+        if key not in SECTIONS:
+            raise FoundryError(f"{path}: '{key}' is not a known section: {nearest(str(key), SECTIONS)}")
+    try:
+        config = VLAConfig.from_dict(sections.pop("model"))
+    except (FoundryError, TypeError) as error:
+        raise FoundryError(f"{path}: {error}") from error
+    weights = read_tensors(folder / WEIGHTS)
+    with torch.device("meta"):
+        expected = VLA(config).state_dict()
+    check_tensors(weights, expected, str(folder / WEIGHTS))
+    normalizer = Normalizer.from_json(read_text(folder / NORMALIZATION), str(folder / NORMALIZATION))
+    for name, scaling, size in (
+        ("state", normalizer.state, config.state_dim),
+        ("action", normalizer.action, config.action_dim),
+    ):
+        if len(scaling.offset) != size:
+            raise FoundryError(
+                f"{folder / NORMALIZATION}: {name} has {len(scaling.offset)} entries, config.yaml says {size}; "
+                "restore the folder or train again"
+            )
+    tokenizer = TextTokenizer.from_json(
+        read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)
+    )
+    if tokenizer.vocab_size > config.vocab_size:
+        raise FoundryError(
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, more than model.vocab_size="
+            f"{config.vocab_size} in config.yaml; restore the tokenizer that was saved with these weights"
+        )
+    return Checkpoint(config, weights, normalizer, tokenizer, sections)
+
+
+def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
+    """The policy of a checkpoint folder, ready to predict on ``device`` (auto: a GPU where there is one)."""
+    checkpoint = load_checkpoint(folder)
+    model = VLA(checkpoint.config)
+    model.load_state_dict(dict(checkpoint.weights))
+    return VLAPolicy(
+        model,
+        checkpoint.normalizer,
+        checkpoint.tokenizer,
+        checkpoint_hash=checkpoint_hash(folder),
+        device=device,
+    )
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """12 hex digits over everything that determines the policy's actions (the model card does not)."""
+    digest = hashlib.sha256()
+    for name in (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER):
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            raise FoundryError(
+                f"cannot read {folder / name}: {error.strerror}; restore the folder or train again"
+            ) from error
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def model_card(checkpoint: Checkpoint) -> str:
+    """README.md of a checkpoint: what it is, what it saw, how to run it."""
+    config, about = checkpoint.config, checkpoint.about
+    count = sum(tensor.numel() for tensor in checkpoint.weights.values())
+    data, train = about.get("data", {}), about.get("train", {})
+    rows = [
+        ("parameters", f"{count / 1e6:.2f} M"),
+        ("action head", config.head),
+        ("cameras", f"{', '.join(config.cameras)} at {config.image_size} x {config.image_size} pixels"),
+        ("chunk", f"{config.horizon} actions of {config.action_dim} ({config.action_convention})"),
+        ("state", f"{config.state_dim} ({config.state_convention})"),
+        ("trained on", f"{data.get('episodes', '?')} demonstrations, {data.get('frames', '?')} frames, "
+                       f"fingerprint {data.get('fingerprint', '?')}"),
+        ("training samples", str(train.get("samples", "?"))),
+    ]  # fmt: skip
+    lines = [
+        "---",
+        "library_name: foundry-bench",
+        "tags: [robotics, vision-language-action, LIBERO]",
+        "---",
+        f"# {config.name}",
+        "",
+        "A vision-language-action policy trained from scratch by foundry-bench on demonstrations of scripted",
+        "experts in simulation. It has seen nothing else: expect nothing outside of its tasks.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in rows),
+        "",
+        "```python",
+        "from foundry_bench import load_policy",
+        'policy = load_policy("path/to/this/folder")',
+        "chunks = policy.predict(observations, noise_seeds)  # (batch, horizon, action_dim) in [-1, 1]",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""What a VLA is: the fields of a ``model`` config. Torch-free, so that a command line can check keys fast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from foundry_bench.errors import FoundryError, nearest
+from foundry_bench.policies.base import PolicySpec
+
+HEADS = ("flow", "regression")
+_POSITIVE = (
+    "image_size", "state_dim", "action_dim", "horizon", "vocab_size", "text_tokens", "width", "heads", "layers",
+    "hidden", "expert_width", "expert_hidden", "euler_steps", "flow_draws",
+)  # fmt: skip
+NORMALIZATIONS = ("quantile", "minmax", "meanstd")
+
+
+@dataclass(frozen=True)
+class VLAConfig:
+    """Shape of the vision-language-action model and what it expects of its inputs and outputs.
+
+    Sizes are in tokens, channels or pixels; ``width`` must be divisible by ``heads``.
+    """
+
+    name: str = "vla-flow"
+    head: str = "flow"
+    # What the policy sees and does.
+    cameras: tuple[str, ...] = ("agentview", "wrist")
+    image_size: int = 96
+    state_dim: int = 8
+    action_dim: int = 7
+    horizon: int = 8
+    state_convention: str = "eef_pos+axis_angle+gripper_qpos"
+    action_convention: str = "osc_pose_delta"
+    # Language model (it also carries the image and state tokens).
+    vocab_size: int = 512
+    text_tokens: int = 24
+    width: int = 128
+    heads: int = 4
+    layers: int = 3
+    hidden: int = 256
+    # Vision.
+    stem_channels: tuple[int, ...] = (32, 48, 96)
+    share_stem: bool = True
+    # Action expert.
+    expert_width: int = 96
+    expert_hidden: int = 192
+    euler_steps: int = 5
+    flow_draws: int = 4
+    # Scaling of state and actions.
+    state_normalization: str = "quantile"
+    action_normalization: str = "quantile"
+
+    def __post_init__(self) -> None:
+        for key, known in (
+            ("head", HEADS),
+            ("state_normalization", NORMALIZATIONS),
+            ("action_normalization", NORMALIZATIONS),
+        ):
+            value = getattr(self, key)
+            if value not in known:
+                raise FoundryError(f"model.{key}={value!r} is unknown: {nearest(str(value), known)}")
+        for key in _POSITIVE:
+            if getattr(self, key) < 1:
+                raise FoundryError(f"model.{key}={getattr(self, key)} must be at least 1")
+        if self.image_size < 16:
+            raise FoundryError(
+                f"model.image_size={self.image_size} is too small for the stem; use at least 16"
+            )
+        if self.width % (2 * self.heads):
+            raise FoundryError(
+                f"model.width={self.width} cannot be split into model.heads={self.heads} heads of even size; "
+                "choose a width that is a multiple of twice the heads"
+            )
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise FoundryError(f"model.cameras={list(self.cameras)} must name at least one camera, each once")
+        if len(self.stem_channels) != 3 or any(channels % 8 for channels in self.stem_channels):
+            raise FoundryError(
+                f"model.stem_channels={list(self.stem_channels)} must be three multiples of 8 (stem, two stages)"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "model") -> VLAConfig:
+        """Build from plain values (YAML, OmegaConf containers); an unknown key raises FoundryError."""
+        return cls(**checked_fields(cls, values, where))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (tuples as lists) that ``from_dict`` reads back."""
+        return plain(asdict(self))
+
+    def spec(self) -> PolicySpec:
+        """What this policy sees and does, as the evaluation compares it with the environment."""
+        return PolicySpec(
+            cameras=self.cameras,
+            image_size=self.image_size,
+            horizon=self.horizon,
+            state_dim=self.state_dim,
+            action_dim=self.action_dim,
+            state_convention=self.state_convention,
+            action_convention=self.action_convention,
+        )
+
+
+def checked_fields(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values for the dataclass ``cls``, sequences as tuples.
+
+    Raises:
+        FoundryError: a key that the dataclass does not have, or a value of another type than its default.
+    """
+    known = {field.name: field.default for field in fields(cls)}
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise FoundryError(f"{where}.{key} is not a known key: {nearest(str(key), known)}")
+        kind = type(known[key])
+        if kind is tuple and not isinstance(value, str) and hasattr(value, "__iter__"):
+            value = tuple(value)
+        elif kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise FoundryError(
+                f"{where}.{key}={value!r} must be of type {kind.__name__}, as {known[key]!r} is"
+            )
+        result[key] = value
+    return result
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values with tuples as lists, as YAML and JSON have them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

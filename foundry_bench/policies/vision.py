@@ -1,0 +1,104 @@
+"""Convolutional stem: one camera image to a grid of tokens, modulated by the instruction (FiLM).
+
+Shapes: B batch, C channels, Y and X rows and columns of the grid, D width of a token, S pixels.
+Everything runs channels-last: an image batch (B, S, S, 3) is already in that order and is never transposed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_GRID = 9  # a grid finer than this gets another stride-2 stage
+
+
+def stage_channels(image_size: int, channels: tuple[int, ...]) -> list[int]:
+    """Output channels of each stride-2 stage; more stages for more pixels, so that tokens stay few."""
+    stages = list(channels[1:])
+    grid = halve(halve((image_size - 4) // 4 + 1))
+    while grid > MAX_GRID:
+        stages.append(channels[-1])
+        grid = halve(grid)
+    return stages
+
+
+def halve(grid: int) -> int:
+    """Side of a grid after a 3x3 convolution of stride 2."""
+    return (grid + 1) // 2
+
+
+def token_grid(image_size: int, channels: tuple[int, ...]) -> int:
+    """Side of the token grid: 6 for 96 pixels (36 tokens), 8 for 128."""
+    grid = (image_size - 4) // 4 + 1
+    for _ in stage_channels(image_size, channels):
+        grid = halve(grid)
+    return grid
+
+
+class FiLMBlock(nn.Module):
+    """Residual block of stride 2: convolution, norm, FiLM, SiLU, convolution, norm; then SiLU of the sum."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 8) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(groups, outputs, affine=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(groups, outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+
+    def forward(self, x_BCYX: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
+        h = self.norm1(self.conv1(x_BCYX))
+        h = F.silu(torch.addcmul(shift_BC[:, :, None, None], h, scale_BC[:, :, None, None]))
+        h = self.norm2(self.conv2(h))
+        return F.silu(h + self.skip(x_BCYX))
+
+
+class Stem(nn.Module):
+    """Images to tokens. One stem may serve several cameras; each has its own FiLM and embedding."""
+
+    def __init__(
+        self, image_size: int, channels: tuple[int, ...], width: int, condition: int, cameras: int
+    ) -> None:
+        super().__init__()
+        self.cameras, self.grid = cameras, token_grid(image_size, channels)
+        stages = stage_channels(image_size, channels)
+        self.patch = nn.Conv2d(3, channels[0], 6, stride=4, padding=1, bias=False)
+        self.patch_norm = nn.GroupNorm(8, channels[0])
+        self.blocks = nn.ModuleList(
+            FiLMBlock(inputs, outputs)
+            for inputs, outputs in zip([channels[0], *stages], stages, strict=False)
+        )
+        self.film = nn.Linear(condition, cameras * 2 * sum(stages))
+        self.project = nn.Linear(stages[-1], width)
+        self.position = nn.Parameter(0.02 * torch.randn(cameras, self.grid**2, width))
+        self.to(memory_format=torch.channels_last)
+        nn.init.zeros_(self.film.bias)
+        nn.init.normal_(self.film.weight, std=0.3 * condition**-0.5)
+
+    def modulation(self, condition_UD: Tensor) -> Tensor:
+        """FiLM parameters (U, cameras, 2 * channels of all stages) of each distinct instruction."""
+        return self.film(condition_UD).unflatten(-1, (self.cameras, -1))
+
+    def forward(self, images: Tensor, film: Tensor) -> Tensor:
+        """Tokens (B, cameras * grid * grid, width).
+
+        Args:
+            images: uint8 (B, cameras, S, S, 3).
+            film: ``modulation`` of each row's instruction, (B, cameras, 2 * channels).
+        """
+        x = images.flatten(0, 1).permute(0, 3, 1, 2).to(film.dtype).sub_(127.5).mul_(1 / 64)
+        x = F.silu(self.patch_norm(self.patch(x)))
+        modulation = film.flatten(0, 1)
+        start = 0
+        for block in self.blocks:
+            count = block.outputs
+            scale, shift = (
+                modulation[:, start : start + count],
+                modulation[:, start + count : start + 2 * count],
+            )
+            x = block(x, 1.0 + scale, shift)
+            start += 2 * count
+        tokens = self.project(x.permute(0, 2, 3, 1).flatten(1, 2))
+        return (tokens.unflatten(0, (-1, self.cameras)) + self.position).flatten(1, 2)

@@ -1,0 +1,103 @@
+"""The vision-language-action model: instruction, images and state to chunks of normalised actions.
+
+Shapes: B batch, U distinct instructions of the batch, T text tokens, C cameras, S pixels, K horizon,
+A action dimension, R draws, H heads, N size of a head, P prefix tokens (T + image tokens + 1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foundry_bench.policies.action_expert import ActionExpert
+from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.heads import make_head
+from foundry_bench.policies.language import KeyValue, LanguageModel, init_linear
+from foundry_bench.policies.vision import Stem
+
+__all__ = ["VLA", "TextFeatures", "VLAConfig"]
+
+
+class TextFeatures(NamedTuple):
+    """What the model needs of U distinct instructions: FiLM parameters and keys and values per layer."""
+
+    film: Tensor  # (U, C, 2 * channels of all stages)
+    cache: list[KeyValue]  # per layer (U, H, T, N)
+
+    def rows(self, inverse_B: Tensor) -> TextFeatures:
+        """The features of each row of a batch, given the index of its instruction."""
+        cache = [(k.index_select(0, inverse_B), v.index_select(0, inverse_B)) for k, v in self.cache]
+        return TextFeatures(self.film.index_select(0, inverse_B), cache)
+
+
+class VLA(nn.Module):
+    """Stems, language model, state token and action expert; the loss and the sampler come from the head.
+
+    Non-obvious behaviours: text is always padded to ``config.text_tokens`` and the padding is attended to
+    (the model learns it as part of the instruction), so no shape and no mask depends on the data. Text
+    comes first and is causal, so its keys and values depend on nothing else and are computed once per
+    distinct instruction.
+    """
+
+    def __init__(self, config: VLAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.language = LanguageModel(
+            config.vocab_size, config.width, config.heads, config.layers, config.hidden
+        )
+        cameras = len(config.cameras)
+        stems, each = (1, cameras) if config.share_stem else (cameras, 1)
+        self.stems = nn.ModuleList(
+            Stem(config.image_size, config.stem_channels, config.width, config.width, each)
+            for _ in range(stems)
+        )
+        self.state = nn.Linear(config.state_dim, config.width)
+        init_linear(self.state)
+        self.expert = ActionExpert(
+            action_dim=config.action_dim,
+            horizon=config.horizon,
+            width=config.expert_width,
+            hidden=config.expert_hidden,
+            heads=config.heads,
+            head_size=config.width // config.heads,
+            layers=config.layers,
+            timed=config.head == "flow",
+        )
+        self.head = make_head(config)
+
+    def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> TextFeatures:
+        """Features of distinct instructions from token ids (U, T) and which of them are not padding."""
+        hidden_UTD, cache = self.language.read_text(tokens_UT, first_position=-self.config.text_tokens)
+        weight_UT1 = (mask_UT / mask_UT.sum(dim=1, keepdim=True)).to(hidden_UTD.dtype)[:, :, None]
+        summary_UD = (hidden_UTD * weight_UT1).sum(dim=1)
+        film = torch.cat([stem.modulation(summary_UD) for stem in self.stems], dim=1)
+        return TextFeatures(film, cache)
+
+    def encode(self, images: Tensor, state: Tensor, text: TextFeatures) -> list[KeyValue]:
+        """The prefix that the action expert reads: per layer keys and values (B, H, P, N).
+
+        Args:
+            images: uint8 (B, C, S, S, 3), cameras in the order of ``config.cameras``.
+            state: normalised (B, state_dim).
+            text: features of each row's instruction (``TextFeatures.rows``).
+        """
+        if len(self.stems) == 1:
+            tokens = [self.stems[0](images, text.film)]
+        else:
+            tokens = [
+                stem(images[:, i : i + 1], text.film[:, i : i + 1]) for i, stem in enumerate(self.stems)
+            ]
+        x_BSD = torch.cat([*tokens, self.state(state)[:, None]], dim=1)
+        return self.language.read_block(x_BSD, text.cache)
+
+    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Mean loss of a training batch (see training.vla_stage for its keys)."""
+        text = self.read_instructions(batch["tokens"], batch["token_mask"]).rows(batch["inverse"])
+        prefix = self.encode(batch["images"], batch["state"], text)
+        return self.head.loss(self.expert, prefix, batch["actions"], batch["action_mask"], generator)
+
+    def sample(self, prefix: list[KeyValue], noise_BKA: Tensor) -> Tensor:
+        """Normalised chunks (B, K, A) from an encoded prefix."""
+        return self.head.sample(self.expert, prefix, noise_BKA)
