@@ -1,0 +1,138 @@
+"""What ``foundry-bench`` can be told to do: one entry per command, code loaded when it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    Attributes:
+        name: what is typed.
+        summary: one line for the list of commands.
+        description: what it does and leaves behind, for ``--help``.
+        keys: the keys that matter to it, in the order in which ``--help`` shows them.
+        examples: command lines without the leading ``foundry-bench``.
+        entry: ``module:function``, called with the composed configuration.
+        only: where given, no other keys are accepted.
+    """
+
+    name: str
+    summary: str
+    description: str
+    keys: tuple[str, ...]
+    examples: tuple[str, ...]
+    entry: str
+    only: tuple[str, ...] | None = None
+
+    def load(self) -> Callable[[Any], int | None]:
+        """Import the function behind the command."""
+        module, function = self.entry.split(":")
+        entry: Callable[[Any], int | None] = getattr(import_module(module), function)
+        return entry
+
+
+_PLACE = ("experiment", "paths.results", "paths.data")
+_WHAT = ("suite", "scale", "tasks")
+_DEMOS = ("demos.per_task", "demos.noise", "demos.root", "protocol.image_size", "protocol.render_profile")
+_TRAIN = (
+    "train.samples",
+    "train.samples_per_task",
+    "train.batch_size",
+    "train.learning_rate",
+    "seed",
+    "device",
+)
+_EVAL = ("eval.episodes", "eval.replan", "eval.videos", "eval.workers")
+
+_ALL = (
+    Command(
+        "train-and-eval",
+        "demonstrations, training, evaluation and the table, in one go",
+        "Collects scripted demonstrations, trains a vision-language-action policy on them, judges it closed\n"
+        "loop from the official init states, and writes the table to results/EXPERIMENT. A phase that was\n"
+        "finished with the same inputs is not repeated; an interrupted one goes on where it stopped.",
+        (*_WHAT, *_DEMOS[:3], *_TRAIN, *_EVAL, *_DEMOS[3:], *_PLACE),
+        (
+            "train-and-eval suite=libero",
+            "train-and-eval suite=libero_object scale=laptop",
+            "train-and-eval suite=libero_goal tasks=[4,8] demos.per_task=40 eval.episodes=20",
+        ),
+        "foundry_bench.commands.phases:train_and_eval",
+    ),
+    Command(
+        "demos",
+        "collect scripted demonstrations",
+        "Collects demonstrations of the scripted experts into a LeRobotDataset (v3.0) below paths.data.\n"
+        "They start from freshly sampled states, never from the evaluation's; only successes are kept.",
+        (*_WHAT, *_DEMOS[:2], "demos.max_attempts_factor", "demos.workers", "seed", *_DEMOS[3:], *_PLACE),
+        ("demos suite=libero_object demos.per_task=50", "demos suite=libero_spatial scale=laptop"),
+        "foundry_bench.commands.phases:demos",
+    ),
+    Command(
+        "train",
+        "train a policy on demonstrations",
+        "Trains on the demonstrations the same keys stand for, collecting them first where missing, or\n"
+        "on those in demos.root. Leaves results/EXPERIMENT/train/checkpoint.",
+        (*_WHAT, *_DEMOS[:3], *_TRAIN, *_DEMOS[3:4], *_PLACE),
+        ("train suite=libero_object train.samples=100000", "train demos.root=results/data/my-demos"),
+        "foundry_bench.commands.phases:train",
+    ),
+    Command(
+        "eval",
+        "judge a checkpoint closed loop",
+        "Runs episodes from the official init states and writes one record per episode as it ends, then the\n"
+        "table. Without checkpoint= it judges what `train` left for the same keys. Interrupted, it goes on\n"
+        "where it stopped; episodes that ended in an error are tried again.",
+        (
+            "checkpoint",
+            *_WHAT,
+            *_EVAL,
+            "eval.slots_per_worker",
+            "device",
+            *_DEMOS[3:],
+            "protocol.engine",
+            *_PLACE,
+        ),
+        (
+            "eval checkpoint=results/libero-quick/train/checkpoint suite=libero_spatial eval.episodes=20",
+            "eval checkpoint=random suite=libero_object scale=smoke",
+        ),
+        "foundry_bench.commands.phases:evaluate",
+    ),
+    Command(
+        "report",
+        "write table and plots again from an experiment's records",
+        "Reads results/EXPERIMENT/eval/records.jsonl and writes table.csv|md|tex, summary.json and the\n"
+        "bar chart again. Simulates nothing.",
+        (*_PLACE[:2], *_WHAT),
+        ("report experiment=libero-quick", "report suite=libero_object scale=laptop"),
+        "foundry_bench.commands.phases:report",
+    ),
+    Command(
+        "list",
+        "suites and tasks with their instructions",
+        "Shows number and instruction of each task of a suite (libero: of all four).",
+        ("suite",),
+        ("list", "list suite=libero_goal"),
+        "foundry_bench.commands.listing:run",
+        only=("suite", "debug"),
+    ),
+    Command(
+        "doctor",
+        "is this machine ready? says how to mend what is not",
+        "Checks Python, torch, MuJoCo's version, LIBERO's files, headless rendering, disk and memory.\n"
+        "Exits with 1 when something must be mended.",
+        (),
+        ("doctor",),
+        "foundry_bench.commands.health:run",
+        only=("debug", "paths.results"),
+    ),
+)
+
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}

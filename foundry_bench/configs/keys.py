@@ -1,0 +1,115 @@
+"""The keys people set, with what they mean and what they may hold: for ``--help`` and for checking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration.
+
+    Attributes:
+        name: dotted path.
+        meaning: one line for ``--help``.
+        kind: what a value must be where the default is null; otherwise the default's type decides.
+        low, high: inclusive bounds of numbers.
+        choices: the allowed words, where there are few.
+        optional: null is a valid value.
+    """
+
+    name: str
+    meaning: str
+    kind: type | None = None
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+
+KEYS: dict[str, Key] = {
+    key.name: key
+    for key in (
+        Key("suite", "libero (the four standard suites) or one suite; `foundry-bench list` shows them"),
+        Key("scale", "how big a job: smoke (does it run?), quick, laptop (every task), paper"),
+        Key("tasks", "task numbers: [0,3] for every suite, {libero_goal:[0]} for each; null: all"),
+        Key(
+            "experiment",
+            "name of the results folder; null: from suite, scale and what else differs",
+            str,
+            optional=True,
+        ),
+        Key(
+            "seed", "seeds demonstrations and training (the protocol has its own)", int, low=0, high=2**31 - 1
+        ),
+        Key("device", "cpu, cuda, cuda:1; auto takes a GPU where there is one"),
+        Key("debug", "true shows tracebacks"),
+        Key("paths.results", "where experiments are written"),
+        Key("paths.data", "where demonstrations are kept; experiments share them"),
+        Key("demos.per_task", "demonstrations per task", low=1),
+        Key("demos.noise", "standard deviation of the noise on executed actions (0: none)", low=0, high=1),
+        Key("demos.root", "a folder of demonstrations to use instead of collecting", str, optional=True),
+        Key("demos.max_attempts_factor", "give a task up after this many attempts per demonstration", low=1),
+        Key("demos.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
+        Key(
+            "train.samples",
+            "training budget in samples; null: samples_per_task x tasks",
+            int,
+            low=1,
+            optional=True,
+        ),
+        Key("train.samples_per_task", "the budget where train.samples is null", low=1),
+        Key("train.batch_size", "samples per update", low=1),
+        Key("train.learning_rate", "peak learning rate", low=0, high=10),
+        Key(
+            "eval.episodes", "episodes per task; episode i starts from official init state i", low=1, high=50
+        ),
+        Key("eval.replan", "actions of a chunk that are executed before the next is asked for", low=1),
+        Key("eval.videos", "rollout videos per task", low=0),
+        Key("eval.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
+        Key("eval.slots_per_worker", "episodes in flight in each worker", low=1, high=64),
+        Key("checkpoint", "checkpoint folder to judge, or zero / random", str, optional=True),
+        Key(
+            "protocol.image_size",
+            "pixels of each camera, also of demonstrations and model",
+            low=16,
+            high=1024,
+        ),
+        Key("protocol.render_profile", "fast, or exact: stock LIBERO's pixels", choices=("fast", "exact")),
+        Key("protocol.engine", "native, or robosuite: stock stepping", choices=("native", "robosuite")),
+        Key("protocol.wait_steps", "steps before the policy is asked, outside its budget", low=0),
+        Key(
+            "executor.workers",
+            "simulator processes of every phase; null: one per core",
+            int,
+            low=1,
+            high=256,
+            optional=True,
+        ),
+    )
+}
+
+#: Names people use for a key that lives elsewhere: how often to replan is part of the protocol.
+ALIASES = {"eval.replan": "protocol.replan"}
+
+#: Keys that cannot move a number in a table: they do not make another experiment.
+HARMLESS = (
+    "experiment",
+    "debug",
+    "device",
+    "paths",
+    "executor",
+    "demos.workers",
+    "train.save_every",
+    "train.log_every",
+    "train.validate_every",
+    "train.prefetch",
+    "eval.videos",
+    "eval.workers",
+    "eval.slots_per_worker",
+)
+
+
+def harmless(name: str) -> bool:
+    """Whether a changed value of the key leaves an experiment what it was."""
+    return any(name == key or name.startswith(key + ".") for key in HARMLESS)

@@ -1,0 +1,141 @@
+"""One experiment from demonstrations to table: which phases a command runs, and what it says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from foundry_bench import runtime
+from foundry_bench.errors import FoundryError
+from foundry_bench.policies.base import SCRIPTED
+from foundry_bench.sweeps import phases, sections
+from foundry_bench.sweeps.coverage import coverage, selected_tasks, skipped_tasks
+from foundry_bench.sweeps.demonstrations import Demonstrations, demonstrations, demonstrations_behind
+from foundry_bench.sweeps.experiment import Experiment, experiment_folder
+from foundry_bench.sweeps.state import ExperimentState, load_config, only_one, remember_config
+
+#: Every phase in order, with what its header says.
+PHASES = {
+    "demos": "scripted demonstrations",
+    "train": "training",
+    "eval": "closed-loop evaluation",
+    "report": "table and plots",
+}
+
+
+def train_and_eval(config: DictConfig) -> Path:
+    """Demonstrations, training, evaluation and report; returns the experiment's folder.
+
+    A phase finished with the same inputs is not repeated, an interrupted one goes on where it stopped.
+
+    Raises:
+        FoundryError: anything the user can mend, in one line.
+    """
+    return run_phases(config, tuple(PHASES))
+
+
+def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
+    """Run some phases of one experiment in order; returns its folder.
+
+    Args:
+        config: as ``compose`` returns it.
+        wanted: phases to run. ``train`` needs ``demos`` before it. ``eval`` without ``train`` judges
+            ``checkpoint=``, or what the experiment trained before.
+
+    Raises:
+        FoundryError: anything the user can mend, in one line.
+    """
+    tasks = selected_tasks(config)
+    _check_checkpoint(config, wanted)
+    sections.check_sections(config)
+    _check_device(config, wanted)
+    runtime.prepare_rendering()
+    folder = experiment_folder(config)
+    with only_one(folder / ".lock"):
+        remember_config(folder, config)
+        run = Experiment(config, folder, tuple(tasks), ExperimentState(folder), Console(highlight=False))
+        said = coverage(config, tasks)
+        run.say(said, style="bold")
+        _run(run, wanted)
+        run.say(f"files: {folder}")
+        run.say(said + skipped_tasks(run.state.output("demos")), style="bold")
+    return folder
+
+
+def report(config: DictConfig) -> Path:
+    """Write table and plots again for the experiment that ``config`` names, by its own configuration."""
+    folder = experiment_folder(config)
+    made_with = load_config(folder / "config.yaml")
+    tasks = tuple(selected_tasks(made_with))
+    with only_one(folder / ".lock"):
+        run = Experiment(made_with, folder, tasks, ExperimentState(folder), Console(highlight=False))
+        phases.report(run)
+        run.say(f"files: {folder}")
+    return folder
+
+
+def _check_checkpoint(config: DictConfig, wanted: Sequence[str]) -> None:
+    """Refuse a missing or pointless checkpoint before a folder is made."""
+    given = config.checkpoint
+    if given is not None:
+        if "eval" not in wanted:
+            raise FoundryError("checkpoint= is what `foundry-bench eval` judges; this command takes none")
+        if "train" in wanted:
+            raise FoundryError(
+                f"this command judges what it trains; use: foundry-bench eval checkpoint={given}"
+            )
+        if given not in SCRIPTED and not Path(given).expanduser().is_dir():
+            named = " or ".join(SCRIPTED)
+            raise FoundryError(
+                f"checkpoint={given}: no such folder; give one that training wrote, or {named}"
+            )
+    elif "eval" in wanted and "train" not in wanted:
+        own = experiment_folder(config) / "train" / "checkpoint"
+        if not own.is_dir():
+            raise FoundryError(
+                f"{own}: no checkpoint; `foundry-bench train` with the same keys makes one, "
+                "checkpoint=DIR names another"
+            )
+
+
+def _check_device(config: DictConfig, wanted: Sequence[str]) -> None:
+    """Refuse a device that is not there before minutes go into demonstrations."""
+    if config.device not in ("auto", "cpu") and {"train", "eval"} & set(wanted):
+        from foundry_bench.policies.vla_policy import pick_device
+
+        pick_device(config.device)
+
+
+def _run(run: Experiment, wanted: Sequence[str]) -> None:
+    demos: Demonstrations | None = None
+    if "demos" in wanted:
+        _header(run, "demos", wanted)
+        demos = demonstrations(run)
+    if "train" in wanted and demos is not None:
+        _header(run, "train", wanted)
+        phases.train(run, demos)
+    if "eval" in wanted:
+        _header(run, "eval", wanted)
+        _evaluate(run)
+    if "report" in wanted:
+        _header(run, "report", wanted)
+        phases.report(run)
+
+
+def _evaluate(run: Experiment) -> None:
+    """Judge the named checkpoint on every selected task, our own on those it was trained on."""
+    if run.config.checkpoint is not None:
+        given = str(run.config.checkpoint)
+        phases.evaluate(run, run.tasks, given, demonstrations_behind(Path(given).expanduser()))
+        return
+    demos = demonstrations_behind(run.checkpoint)
+    tasks = demos.trained(run.tasks) if demos else run.tasks
+    phases.evaluate(run, tasks, str(run.checkpoint), demos)
+
+
+def _header(run: Experiment, phase: str, wanted: Sequence[str]) -> None:
+    number = list(wanted).index(phase) + 1
+    run.console.rule(f"{number}/{len(wanted)} {PHASES[phase]}", align="left")

@@ -1,0 +1,51 @@
+"""The YAML groups and the dataclasses they fill agree, key by key and default by default."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from foundry_bench.configs.compose import compose
+from foundry_bench.data.demos import DemosConfig
+from foundry_bench.errors import FoundryError
+from foundry_bench.evaluation.protocol import Protocol
+from foundry_bench.policies.config import VLAConfig
+from foundry_bench.sweeps import sections
+from foundry_bench.training.config import TrainConfig
+
+#: What the pipeline fills in itself.
+FILLED_IN = {"versions", "samples"}
+
+
+@pytest.mark.parametrize(
+    ("section", "cls"),
+    [("demos", DemosConfig), ("model", VLAConfig), ("train", TrainConfig), ("protocol", Protocol)],
+)
+def test_every_field_can_be_set_and_every_key_has_a_field(section: str, cls: Any) -> None:
+    plain = sections.values(compose([]), section)
+    assert set(plain) - FILLED_IN == {field.name for field in fields(cls)} - FILLED_IN
+
+
+def test_defaults_agree() -> None:
+    """A run from Python with the dataclasses' defaults is the run that the command line makes."""
+    config = compose([])
+    assert sections.model_config(config) == VLAConfig()
+    assert sections.protocol(config) == Protocol()
+    assert sections.train_config(config, 1) == TrainConfig(samples=config.train.samples_per_task)
+
+
+@pytest.mark.parametrize("name", ["foundry", "libero_openpi", "libero_openvla"])
+def test_every_protocol_can_be_built(name: str) -> None:
+    assert sections.protocol(compose([f"protocol={name}", "model.horizon=10"])).name == name
+
+
+def test_a_budget_that_was_given_is_kept() -> None:
+    assert sections.train_config(compose(["train.samples=64"]), 8).samples == 64
+    assert sections.train_config(compose([]), 8).samples == 8 * compose([]).train.samples_per_task
+
+
+def test_key_without_a_field_is_refused() -> None:
+    with pytest.raises(FoundryError, match=r"demos\.noisy: no such key, did you mean 'noise'"):
+        sections.build(DemosConfig, "demos", {"noisy": 1})
