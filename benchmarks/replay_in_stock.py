@@ -1,10 +1,10 @@
 """Do successes from here succeed in stock LIBERO?
 
-Replays demonstrations of a dataset, and rollouts of a checkpoint from official init states, action by action in
-LIBERO's own `OffScreenRenderEnv`, and asks its own success check:
+Replays demonstrations of a dataset, and rollouts of a checkpoint from official init states, action by action
+in LIBERO's own `OffScreenRenderEnv`, and asks its own success check:
 
     python benchmarks/replay_in_stock.py --dataset results/data/NAME --episodes 10
-    python benchmarks/replay_in_stock.py --checkpoint results/NAME/train/checkpoint --suite libero_object --episodes 10
+    python benchmarks/replay_in_stock.py --checkpoint results/NAME/train/checkpoint --suite libero_object
 
 Rollouts are made again here to have their actions; episode k is task k mod 10, init state k div 10.
 """
@@ -72,14 +72,17 @@ def rollouts(checkpoint: str, suite: str, count: int, replan: int) -> Iterator[R
             executed += list(np.asarray(chunk[: info["steps"]], dtype=np.float64))
             if success or truncated:
                 break
-        print(f"rollout of {suite} task {task}, init state {init_state}: {'success' if success else 'failure'} here")
+        print(
+            f"rollout of {suite} task {task}, init state {init_state}: {'success' if success else 'failure'}"
+        )
         if success:
             name = f"rollout of init state {init_state}"
             yield Run(name, suite, task, start["init_state"], start["fixtures"], np.stack(executed))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--checkpoint")
     parser.add_argument("--suite", default="libero_object")
@@ -104,7 +107,8 @@ def main() -> None:
         replayed += 1
         succeeded += steps is not None
         outcome = "no success" if steps is None else f"success after {steps}"
-        print(f"{run.name} of {run.suite} task {run.task}: {outcome} of {len(run.actions)} steps in stock LIBERO", flush=True)
+        where = f"{run.name} of {run.suite} task {run.task}"
+        print(f"{where}: {outcome} of {len(run.actions)} steps in stock LIBERO", flush=True)
     print(f"{succeeded} of {replayed} succeed in stock LIBERO")
 
 

@@ -128,13 +128,15 @@ class _Collector:
             TextColumn("left"),
         )
         with Progress(*columns, TimeRemainingColumn(), disable=not self._show) as bar:
-            line = bar.add_task("", total=self._total())
+            line = bar.add_task("", total=self._total(), completed=self._kept())
             while not all(item.finished for item in self._progresses):
                 self._hand_out()
                 for event in self._pool.wait():
                     self._take_in(event)
-                done = sum(len(item.kept) for item in self._progresses)
-                bar.update(line, completed=done, total=self._total())
+                bar.update(line, completed=self._kept(), total=self._total())
+
+    def _kept(self) -> int:
+        return sum(len(item.kept) for item in self._progresses)
 
     def _total(self) -> int:
         return sum(item.wanted for item in self._progresses if item.skipped is None)

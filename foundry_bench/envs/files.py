@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-
 #: What reading a damaged or hostile ``.npz`` raises, depending on where the damage is.
 NPZ_ERRORS = (
     OSError,

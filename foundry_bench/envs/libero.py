@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from foundry_bench.envs.simulation import ACTION_NAMES, STATE_NAMES, Observation, Simulation
-from foundry_bench.envs.suites import Task, init_states, suite_names
+from foundry_bench.envs.suites import Task, init_states
 from foundry_bench.envs.suites import task as find_task
 from foundry_bench.errors import FoundryError
 
@@ -171,19 +171,6 @@ def official_state(task: Task, index: int) -> np.ndarray:
     if not 0 <= index < len(states):
         raise FoundryError(f"init_state={index} of {task.key}: there are init states 0 to {len(states) - 1}")
     return states[index]
-
-
-def register() -> None:
-    """Register ``foundry_bench/<suite>-v0`` with Gymnasium for every suite."""
-    for name in suite_names():
-        identifier = f"foundry_bench/{name}-v0"
-        if identifier not in gymnasium.registry:
-            gymnasium.register(
-                identifier,
-                entry_point="foundry_bench.envs.libero:LiberoEnv",
-                kwargs={"suite": name},
-                disable_env_checker=True,
-            )
 
 
 _CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,.'-_")

@@ -16,7 +16,7 @@ class StockLibero:
 
     Args:
         task: the task.
-        images: side of camera observations in pixels; None leaves the cameras out, which changes nothing else.
+        images: side of camera observations in pixels; None leaves the cameras out and changes nothing else.
     """
 
     def __init__(self, task: Task, images: int | None = None) -> None:
@@ -48,7 +48,11 @@ class StockLibero:
         return observation
 
     def run(self, actions: np.ndarray) -> int | None:
-        """Execute actions of shape (n, 7); the number of steps after which LIBERO reports success, else None."""
+        """Execute actions of shape (n, 7).
+
+        Returns:
+            The number of steps after which LIBERO reports success, or None if it never does.
+        """
         for number, action in enumerate(actions, 1):
             _, _, done, _ = self.env.step(action)
             if done:

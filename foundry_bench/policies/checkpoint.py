@@ -88,8 +88,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     ):
         if len(scaling.offset) != size:
             raise FoundryError(
-                f"{folder / NORMALIZATION}: {name} has {len(scaling.offset)} entries, config.yaml says {size}; "
-                "restore the folder or train again"
+                f"{folder / NORMALIZATION}: {name} has {len(scaling.offset)} entries, config.yaml says "
+                f"{size}; restore the folder or train again"
             )
     tokenizer = TextTokenizer.from_json(
         read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)

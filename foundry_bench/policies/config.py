@@ -11,8 +11,8 @@ from foundry_bench.policies.base import PolicySpec
 
 HEADS = ("flow", "regression")
 _POSITIVE = (
-    "image_size", "state_dim", "action_dim", "horizon", "vocab_size", "text_tokens", "width", "heads", "layers",
-    "hidden", "expert_width", "expert_hidden", "euler_steps", "flow_draws",
+    "image_size", "state_dim", "action_dim", "horizon", "vocab_size", "text_tokens", "width", "heads",
+    "layers", "hidden", "expert_width", "expert_hidden", "euler_steps", "flow_draws",
 )  # fmt: skip
 NORMALIZATIONS = ("quantile", "minmax", "meanstd")
 
@@ -77,9 +77,7 @@ class VLAConfig:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise FoundryError(f"model.cameras={list(self.cameras)} must name at least one camera, each once")
         if len(self.stem_channels) != 3 or any(channels % 8 for channels in self.stem_channels):
-            raise FoundryError(
-                f"model.stem_channels={list(self.stem_channels)} must be three multiples of 8 (stem, two stages)"
-            )
+            raise FoundryError(f"model.stem_channels={list(self.stem_channels)} must be three multiples of 8")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "model") -> VLAConfig:

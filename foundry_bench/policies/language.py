@@ -1,6 +1,6 @@
 """A decoder-only language model: RMSNorm, SwiGLU, rotary positions, tied embeddings, key/value prefix.
 
-Shapes: B batch, S new tokens, P tokens already in the prefix, D width, H heads, N size of a head, V vocabulary.
+Shapes: B batch, S new tokens, P tokens in the prefix, D width, H heads, N size of a head, V vocabulary.
 
 The VLA runs its whole prefix through this one stack: first the instruction (causal, as when the model is
 trained on text alone), then the image and state tokens as a block that reads the instruction's keys and
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -93,10 +94,14 @@ class LanguageModel(nn.Module):
         self.head_size = width // heads
         self.apply(init_linear)
         nn.init.normal_(self.embedding.weight, std=0.5)
-        for block in self.blocks:  # residual branches start small, whatever the depth
-            scale = 0.02 / math.sqrt(2 * layers)
-            nn.init.normal_(block.out.weight, std=scale * math.sqrt(128 / width) * 2)
-            nn.init.normal_(block.feed.down.weight, std=scale * math.sqrt(128 / width) * 2)
+        for block in self.stack:  # residual branches start small, whatever the depth
+            for matrix in (block.out, block.feed.down):
+                nn.init.normal_(matrix.weight, std=0.45 / math.sqrt(width * 2 * layers))
+
+    @property
+    def stack(self) -> list[DecoderBlock]:
+        """The blocks, first to last."""
+        return cast("list[DecoderBlock]", list(self.blocks))
 
     def read_text(self, tokens_BS: Tensor, first_position: int = 0) -> tuple[Tensor, list[KeyValue]]:
         """Causal pass over text.
@@ -113,7 +118,7 @@ class LanguageModel(nn.Module):
         positions = torch.arange(first_position, first_position + tokens_BS.shape[1], device=tokens_BS.device)
         table = rotary_table(positions, self.head_size)
         cache: list[KeyValue] = []
-        for block in self.blocks:
+        for block in self.stack:
             x_BSD, kv = block(x_BSD, table=table, prefix=None, causal=True)
             cache.append(kv)
         return self.norm(x_BSD), cache
@@ -126,10 +131,11 @@ class LanguageModel(nn.Module):
         computed: nothing would read them.
         """
         cache: list[KeyValue] = []
-        for block, before in zip(self.blocks[:-1], prefix[:-1], strict=True):
+        *blocks, last = self.stack
+        for block, before in zip(blocks, prefix[:-1], strict=True):
             x_BSD, kv = block(x_BSD, table=None, prefix=before, causal=False)
             cache.append(kv)
-        cache.append(self.blocks[-1].keys_values(x_BSD, prefix[-1]))
+        cache.append(last.keys_values(x_BSD, prefix[-1]))
         return cache
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         kept = "the one saved before is kept" if folder.exists() or old.exists() else "nothing was saved yet"
         raise FoundryError(
-            f"cannot save {folder}: {error.strerror or error}; {kept}; make room and run the same command again"
+            f"cannot save {folder}: {error.strerror or error}; {kept}; "
+            "make room and run the same command again"
         ) from error
 
 
@@ -100,7 +101,8 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
         have, want = found[name], expected[name]
         if have.shape != want.shape or have.dtype != want.dtype:
             problems.append(
-                f"{name} is {have.dtype} {list(have.shape)} where the config wants {want.dtype} {list(want.shape)}"
+                f"{name} is {have.dtype} {list(have.shape)} where the config wants "
+                f"{want.dtype} {list(want.shape)}"
             )
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""

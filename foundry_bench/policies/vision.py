@@ -6,6 +6,8 @@ Everything runs channels-last: an image batch (B, S, S, 3) is already in that or
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,7 +75,9 @@ class Stem(nn.Module):
         self.film = nn.Linear(condition, cameras * 2 * sum(stages))
         self.project = nn.Linear(stages[-1], width)
         self.position = nn.Parameter(0.02 * torch.randn(cameras, self.grid**2, width))
-        self.to(memory_format=torch.channels_last)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # kernels in the order of the images
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         nn.init.zeros_(self.film.bias)
         nn.init.normal_(self.film.weight, std=0.3 * condition**-0.5)
 
@@ -92,7 +96,7 @@ class Stem(nn.Module):
         x = F.silu(self.patch_norm(self.patch(x)))
         modulation = film.flatten(0, 1)
         start = 0
-        for block in self.blocks:
+        for block in cast("list[FiLMBlock]", list(self.blocks)):
             count = block.outputs
             scale, shift = (
                 modulation[:, start : start + count],

@@ -6,7 +6,7 @@ A action dimension, R draws, H heads, N size of a head, P prefix tokens (T + ima
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ class VLA(nn.Module):
         hidden_UTD, cache = self.language.read_text(tokens_UT, first_position=-self.config.text_tokens)
         weight_UT1 = (mask_UT / mask_UT.sum(dim=1, keepdim=True)).to(hidden_UTD.dtype)[:, :, None]
         summary_UD = (hidden_UTD * weight_UT1).sum(dim=1)
-        film = torch.cat([stem.modulation(summary_UD) for stem in self.stems], dim=1)
+        stems = cast("list[Stem]", list(self.stems))
+        film = torch.cat([stem.modulation(summary_UD) for stem in stems], dim=1)
         return TextFeatures(film, cache)
 
     def encode(self, images: Tensor, state: Tensor, text: TextFeatures) -> list[KeyValue]:

@@ -67,7 +67,7 @@ class VLAPolicy:
         state = np.asarray(observations["state"], dtype=np.float32)
         if state.shape != (count, self.spec.state_dim):
             raise FoundryError(
-                f"policy {self.name} wants states of {self.spec.state_dim} numbers, got shape {list(state.shape)}"
+                f"policy {self.name} wants states of {self.spec.state_dim} numbers, got {list(state.shape)}"
             )
         state = clip_state(self.normalizer.state.apply(state))
         instructions = list(observations["instruction"])
@@ -123,8 +123,8 @@ class VLAPolicy:
         for camera in self.spec.cameras:
             if camera not in observations:
                 raise FoundryError(
-                    f"policy {self.name} was trained with camera '{camera}', which the observations do not have; "
-                    "use a protocol with its cameras"
+                    f"policy {self.name} was trained with camera '{camera}', which the observations do not "
+                    "have; use a protocol with its cameras"
                 )
             image = observations[camera]
             if np.shape(image) != (count, size, size, 3) or image.dtype != np.uint8:

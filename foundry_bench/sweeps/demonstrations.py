@@ -131,9 +131,7 @@ def _say_yield(run: Experiment, tasks: list[dict[str, Any]]) -> None:
     kept = sum(entry["kept"] for entry in tasks)
     attempts = sum(entry["attempts"] for entry in tasks)
     if attempts:
-        run.say(
-            f"{kept} demonstrations of {len(tasks)} tasks; {kept / attempts:.0%} of {attempts} attempts kept"
-        )
+        run.say(f"{kept} of {attempts} attempts became demonstrations ({kept / attempts:.0%})")
     for entry in tasks:
         if entry["kept"] < run.config.demos.per_task:
             wanted = f"{entry['kept']} of {run.config.demos.per_task} demonstrations"

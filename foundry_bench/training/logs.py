@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +55,7 @@ def _forget_after(path: Path, step: int) -> None:
             continue
     rewritten = path.with_name(path.name + ".new")
     rewritten.write_text("".join(kept), encoding="utf-8")
-    os.replace(rewritten, path)
+    rewritten.replace(path)
 
 
 class TrainingBar:
@@ -90,7 +89,8 @@ class TrainingBar:
             self._tenth = 10 * done // self._total
             left = (self._total - done) / max(rate, 1e-9)
             self.console.print(
-                f"training {done}/{self._total} samples, loss {loss:.4f}, {rate:.0f} samples/s, {left:.0f} s left"
+                f"training {done}/{self._total} samples, loss {loss:.4f}, "
+                f"{rate:.0f} samples/s, {left:.0f} s left"
             )
 
     def __enter__(self) -> TrainingBar:

@@ -5,6 +5,8 @@ Nothing here has a state, so a run that is killed and resumed sees what it would
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -50,4 +52,4 @@ def hold_out(episodes: int, count: int, seed: int) -> npt.NDArray[np.int64]:
         return np.empty(0, dtype=np.int64)
     edges = np.linspace(0, episodes, count + 1).astype(np.int64)
     chance = generator(seed, HOLD_OUT, 0)
-    return np.array([chance.integers(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)])
+    return np.array([chance.integers(low, high) for low, high in pairwise(edges)])

@@ -15,7 +15,10 @@ Batch = dict[str, Tensor]
 class Stage(Protocol):
     """The seam between the one training loop and what it trains."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def identity(self) -> Mapping[str, Mapping[str, Any]]:
         """Sections of plain values that must be the same for a run to be resumed."""

@@ -179,8 +179,8 @@ def split_frames(dataset: RobotDataset, config: TrainConfig) -> tuple[np.ndarray
     count = len(dataset.episodes)
     if config.validation_episodes >= count:
         raise FoundryError(
-            f"train.validation_episodes={config.validation_episodes} leaves nothing of {count} demonstrations "
-            "to train on; hold out fewer"
+            f"train.validation_episodes={config.validation_episodes} leaves nothing of {count} "
+            "demonstrations to train on; hold out fewer"
         )
     length = dataset.episodes["length"].to_numpy()
     held = np.isin(np.arange(count), hold_out(count, config.validation_episodes, config.seed))

@@ -31,7 +31,7 @@ def test_native_agrees_with_robosuite(simulation: MakeSimulation, suite: str, in
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("suite", "index"), _TASKS)
-def test_native_agrees_with_robosuite_on_every_suite(simulation: MakeSimulation, suite: str, index: int) -> None:
+def test_native_agrees_on_every_suite(simulation: MakeSimulation, suite: str, index: int) -> None:
     _compare(simulation, suite, index, seeds=[1, 2], steps=100)
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from foundry_bench.envs.libero import LiberoEnv, register
+from foundry_bench import make_env
+from foundry_bench.envs.libero import LiberoEnv
+from foundry_bench.envs.registration import register
 from foundry_bench.errors import FoundryError
 
 
@@ -23,10 +25,14 @@ def test_check_env(env: LiberoEnv) -> None:
 
 
 def test_it_is_registered() -> None:
-    register()
+    register()  # Gymnasium does this itself where the package is installed
     made = gymnasium.make("foundry_bench/libero_spatial-v0", task=3, image_size=48)
     assert made.observation_space["agentview"].shape == (48, 48, 3)
     made.close()
+
+
+def test_make_env_names_the_suite_first() -> None:
+    assert make_env("libero_object", task=3, image_size=48).task.key == "libero_object-03"
 
 
 def test_the_caller_names_the_episode(env: LiberoEnv) -> None:
@@ -64,7 +70,12 @@ def test_the_budget_truncates_within_a_chunk(env: LiberoEnv) -> None:
 
 @pytest.mark.parametrize(
     ("action", "what"),
-    [(np.zeros(6), "shape"), (np.full(7, np.nan), "NaN"), (np.zeros((0, 7)), "shape"), (np.zeros(8), "shape")],
+    [
+        (np.zeros(6), "shape"),
+        (np.full(7, np.nan), "NaN"),
+        (np.zeros((0, 7)), "shape"),
+        (np.zeros(8), "shape"),
+    ],
 )
 def test_broken_actions_are_refused(env: LiberoEnv, action: np.ndarray, what: str) -> None:
     env.reset(seed=0, options={"init_state": 0})

@@ -62,7 +62,7 @@ def test_damaged_init_states_are_refused_by_name(
     data[flip % len(data)] ^= 0xFF
     path = tmp_path_factory.mktemp("states") / "states.npz"
     path.write_bytes(bytes(data[: cut % len(data)]))
-    with pytest.raises(FoundryError, match="states.npz"):
+    with pytest.raises(FoundryError, match=r"states\.npz"):
         init_states(dataclasses.replace(original, init_states=path))
 
 

@@ -120,5 +120,9 @@ def test_scripted_policies_fit_every_protocol() -> None:
 
 
 def test_scripted_policies_need_no_torch() -> None:
-    code = "import sys, foundry_bench.policies.base as b; b.load_policy('zero'); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, foundry_bench.policies.base as base\n"
+        "base.load_policy('zero')\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""A tiny in-memory stand-in for RobotDataset: two coloured squares, the instruction names the one to go to."""
+"""A tiny in-memory stand-in for RobotDataset: two squares, the instruction names the one to go to."""
 
 from __future__ import annotations
 
