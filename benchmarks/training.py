@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.config import VLAConfig
-from foundry_bench.policies.vla import TextFeatures
+from foundry_bench.policies.vision import token_grid
 from foundry_bench.policies.vla_policy import ROWS, VLAPolicy, pick_device
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.loop import Trainer
@@ -55,7 +55,9 @@ class RandomFrames:
         self.state = chance.normal(size=(FRAMES, config.state_dim)).astype(np.float32)
         self.label = chance.uniform(-1, 1, (FRAMES + 64, config.action_dim)).astype(np.float32)
         self.tasks = chance.integers(0, TASKS, FRAMES)
-        self.texts = [f"pick up object number {n} of the table and place it on the plate" for n in range(TASKS)]
+        self.texts = [
+            f"pick up object number {n} of the table and place it on the plate" for n in range(TASKS)
+        ]
         self.episodes = pd.DataFrame({"instruction": self.texts, "length": FRAMES // TASKS})
         self.num_frames, self.fingerprint = FRAMES, "random"
         self.spec = SimpleNamespace(
@@ -122,16 +124,78 @@ class Candidate:
 
     def flops(self) -> float:
         """Floating-point operations of forward and backward of one batch (multiply and add are two)."""
+        batch = self.stage.batch(0)
         with FlopCounterMode(display=False) as counter:
-            self.trainer.backward(self.trainer.forward(self.stage.batch(0)))
-        return float(counter.get_total_flops()) + attention_flops(self.model_config, self.config.batch_size)
+            self.trainer.backward(self.trainer.forward(batch))
+        total = float(counter.get_total_flops())
+        if self.trainer.device.type == "cpu":  # torch's counter leaves attention out there
+            total += 3 * attention_flops(self.model_config, len(batch["state"]), len(batch["tokens"]))
+        return total
+
+    def chunk_ms(self) -> tuple[float, float]:
+        """Milliseconds per predicted chunk, with the prefix encoded once and encoded at every step."""
+        stage, config = self.stage, self.model_config
+        policy = VLAPolicy(
+            self.trainer.average.model,  # type: ignore[arg-type]
+            stage.normalizer,
+            stage.tokenizer,
+            device=str(self.trainer.device),
+        )
+        raw = stage.dataset.batch(np.arange(ROWS), config.horizon)
+        observations = {**raw["images"], "state": raw["state"], "instruction": raw["instruction"]}
+        once = quartile([timed(lambda: policy.predict(observations, range(ROWS))) for _ in range(12)][2:])
+        batch = stage.batch(0)
+        model = policy.model
+        with torch.inference_mode():
+            text = model.read_instructions(
+                batch["tokens"].to(policy.device), batch["token_mask"].to(policy.device)
+            )
+            rows = text.rows(batch["inverse"][:ROWS].to(policy.device))
+            images, state = batch["images"][:ROWS].to(policy.device), batch["state"][:ROWS].to(policy.device)
+
+            def encode() -> None:
+                model.encode(images, state, rows)
+                now(policy.device)
+
+            prefix = quartile([timed(encode) for _ in range(12)][2:])
+        steps = config.euler_steps if config.head == "flow" else 1
+        return 1e3 * once / ROWS, 1e3 * (once + (steps - 1) * prefix) / ROWS
 
 
-def attention_flops(config: VLAConfig, batch: int) -> float:
-    """Attention on a CPU, which torch's counter leaves out: two products forward, five backward."""
-    if torch.cuda.is_available():
-        return 0.0
-    return 0.0 * config.width * batch
+def attention_flops(config: VLAConfig, batch: int, instructions: int) -> float:
+    """Both products of attention in one forward pass."""
+    text = config.text_tokens
+    block = len(config.cameras) * token_grid(config.image_size, config.stem_channels) ** 2 + 1
+    queries = config.horizon * (config.flow_draws if config.head == "flow" else 1)
+    pairs = (
+        config.layers * instructions * text * text
+        + (config.layers - 1) * batch * block * (text + block)
+        + config.layers * batch * queries * (text + block + queries)
+    )
+    return 4.0 * config.width * pairs
+
+
+def matmul_flops_per_s(device: torch.device) -> float:
+    """Speed of a 2048-cubed fp32 matrix product."""
+    a, b = torch.randn(2, 2048, 2048, device=device).unbind(0)
+
+    def product() -> None:
+        torch.mm(a, b)
+        now(device)
+
+    return 2 * 2048**3 / min(timed(product) for _ in range(6))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that ``work`` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def quartile(seconds: list[float]) -> float:
+    """The lower quartile: what an undisturbed run takes."""
+    return float(np.quantile(seconds, 0.25))
 
 
 def now(device: torch.device) -> float:
@@ -139,3 +203,58 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="model.KEY=VALUE or train.KEY=VALUE")
+    parser.add_argument("--against", action="append", default=[], help="another configuration, in quotes")
+    parser.add_argument("--seconds", type=float, default=20.0, help="to measure, all configurations together")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    device = pick_device(arguments.device)
+    candidates = [Candidate(text, device) for text in (" ".join(arguments.overrides), *arguments.against)]
+    for candidate in candidates:
+        for _ in range(3):
+            candidate.step()
+        candidate.times.clear()
+    end = time.perf_counter() + arguments.seconds
+    while time.perf_counter() < end:
+        for candidate in candidates:
+            candidate.step()
+    peak = matmul_flops_per_s(device)
+    print(f"{device}, {torch.get_num_threads()} threads, 2048-cubed fp32 product {peak / 1e9:.0f} GFLOP/s")
+    first = 0.0
+    for candidate in candidates:
+        rate = report(candidate, peak)
+        if first:
+            print(f"  {rate / first:.2f} times the samples/s of the first")
+        first = first or rate
+
+
+def report(candidate: Candidate, peak: float) -> float:
+    """Print what was measured of a candidate; its samples/s."""
+    size = candidate.config.batch_size
+    total = quartile([sum(times) for times in candidate.times])
+    parameters = sum(parameter.numel() for parameter in candidate.trainer.model.parameters())
+    flops = candidate.flops()
+    print(
+        f"{candidate.name}: {parameters / 1e6:.2f} M parameters, batch {size}, {len(candidate.times)} steps"
+    )
+    print(
+        f"  {size / total:.0f} samples/s, {flops / size / 1e6:.0f} MFLOP a sample, "
+        f"{flops / total / 1e9:.0f} GFLOP/s = {100 * flops / total / peak:.0f} % of the product"
+    )
+    split = ", ".join(
+        f"{phase} {1e3 * quartile([times[index] for times in candidate.times]):.1f}"
+        for index, phase in enumerate(PHASES)
+    )
+    print(f"  {1e3 * total:.1f} ms a step: {split} (in training, data is prepared beside the rest)")
+    once, again = candidate.chunk_ms()
+    print(f"  {once:.1f} ms a chunk ({again:.1f} ms if the prefix were encoded at every denoising step)")
+    return size / total
+
+
+if __name__ == "__main__":
+    main()

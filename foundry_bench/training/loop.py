@@ -145,21 +145,33 @@ class Trainer:
         Raises:
             FoundryError: either is not finite; nothing has been changed by this step then.
         """
-        generator = torch.Generator().manual_seed(torch_seed(self.config.seed, NOISE, self.step))
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        with self._precision():
-            loss = self._loss(batch, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip, foreach=True)
+        loss = self.forward(batch)
+        norm = self.backward(loss)
         value, size = float(loss.detach()), float(norm)
         if not (math.isfinite(value) and math.isfinite(size)):
             self._stop(value, size)
+        self.apply()
+        return value, size
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Loss of a batch, its chance drawn from (seed, step)."""
+        generator = torch.Generator().manual_seed(torch_seed(self.config.seed, NOISE, self.step))
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        with self._precision():
+            return self._loss(batch, generator)
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Gradients, clipped; their norm before."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip, foreach=True)
+
+    def apply(self) -> None:
+        """Update weights and moving average with the gradients at hand."""
         set_learning_rate(self.optimizer, learning_rate(self.step, self.config))
         self.optimizer.step()
         self.average.update(self.step)
         self.step += 1
-        return value, size
 
     def save(self) -> None:
         """Checkpoint first, then state: a finished state implies a finished checkpoint."""
