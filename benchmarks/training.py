@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,7 +121,7 @@ class Candidate:
         clock.append(now(trainer.device))
         trainer.apply()
         clock.append(now(trainer.device))
-        self.times.append([b - a for a, b in zip(clock, clock[1:], strict=False)])
+        self.times.append([b - a for a, b in pairwise(clock)])
 
     def flops(self) -> float:
         """Floating-point operations of forward and backward of one batch (multiply and add are two)."""

@@ -97,6 +97,8 @@ def run(
     trainer = Trainer(stage, config, out, pick_device(device))
     if state is not None:
         trainer.restore(state)
+        if trainer.step >= config.steps:  # only the checkpoint is gone: it is made again
+            trainer.save()
     steps, size = config.steps, config.batch_size
     save_every, log_every, validate_every = map(
         config.in_steps, (config.save_every, config.log_every, config.validate_every)
@@ -233,6 +235,9 @@ class Meter:
     """Means since the last reading."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._losses: list[float] = []
         self._norms: list[float] = []
         self._waited = 0.0
@@ -260,5 +265,5 @@ class Meter:
             "samples_per_s": round(count * batch_size / seconds, 1),
             "data_wait_s": round(self._waited, 3),
         }
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         return values

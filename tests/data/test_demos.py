@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,11 @@ _CONFIG = DemosConfig(per_task=2, image_size=32)
 
 
 @pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CollectReport]:
+def collected(tmp_path_factory: pytest.TempPathFactory) -> CollectReport:
     """Two demonstrations of one task, and a task that has no expert."""
     out = tmp_path_factory.mktemp("demos") / "set"
-    yield collect([task("libero_object", 2), task("libero_goal", 0)], _CONFIG, out, workers=2, progress=False)
+    tasks = [task("libero_object", 2), task("libero_goal", 0)]
+    return collect(tasks, _CONFIG, out, workers=2, progress=False)
 
 
 def test_the_report_says_what_was_kept_and_what_was_skipped(collected: CollectReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -102,6 +103,12 @@ def test_a_finished_run_returns_at_once(uninterrupted: Path) -> None:
     assert checkpoint == uninterrupted / "checkpoint"
     assert contents(uninterrupted) == before
     assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*") if path.is_file()} == times
+
+
+def test_a_checkpoint_that_is_gone_is_made_again_from_the_state(tmp_path: Path, uninterrupted: Path) -> None:
+    shutil.copytree(uninterrupted / "state", tmp_path / "state")
+    train(TINY_TRAIN, TINY, ToyDataset(), tmp_path, device="cpu", progress=False)
+    assert contents(tmp_path) == contents(uninterrupted)
 
 
 def test_bookkeeping_may_change_between_runs(tmp_path: Path, uninterrupted: Path) -> None:
