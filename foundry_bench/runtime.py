@@ -32,6 +32,16 @@ def use_torch_threads(count: int) -> None:
     torch.set_num_threads(max(1, count))
 
 
+def prepare_threads() -> None:
+    """Make OpenMP threads give way to other processes soon. Call before torch is imported.
+
+    Two torch threads that wait for each other by spinning make a tenth of the progress when anything else
+    runs on their cores (measured: 10 to 28 training samples a second instead of 240). Spinning less costs a
+    tenth on an idle machine and keeps about half of the speed on a busy one.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
 def prepare_rendering() -> None:
     """Choose headless rendering (EGL) unless the user chose otherwise. Call before MuJoCo is imported."""
     if sys.platform.startswith("linux"):

@@ -53,6 +53,7 @@ def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
     sections.check_sections(config)
     _check_device(config, wanted)
     runtime.prepare_rendering()
+    runtime.prepare_threads()
     folder = experiment_folder(config)
     with only_one(folder / ".lock"):
         remember_config(folder, config)

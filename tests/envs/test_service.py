@@ -78,7 +78,7 @@ def test_a_blank_camera_is_refused(service: EpisodeService) -> None:
     observation = service.start(0, "libero_object", 3, 0, seed=7)
     simulation = service._slots[0].simulation
     check_frames(observation, simulation)
-    with pytest.raises(FoundryError, match="'wrist'.*blank"):
+    with pytest.raises(FoundryError, match=r"'wrist'.*blank"):
         check_frames({**observation, "wrist": np.full((48, 48, 3), 7, np.uint8)}, simulation)
 
 
