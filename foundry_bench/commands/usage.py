@@ -45,9 +45,9 @@ def _key_table(command: Command) -> str:
     from foundry_bench.configs.keys import ALIASES, KEYS
 
     defaults = {**flatten(compose([])), "experiment": None}
-    shown = [
-        (f"{name} ({describe(defaults[ALIASES.get(name, name)])})", KEYS[name].meaning)
-        for name in command.keys
-    ]
+    shown = []
+    for name in command.keys:
+        default = describe(defaults[ALIASES.get(name, name)])
+        shown.append((f"{name} ({default if len(default) < 40 else 'set by scale'})", KEYS[name].meaning))
     width = min(max(len(left) for left, _ in shown), 40)
     return "\n".join(f"  {left:<{width}}  {meaning}" for left, meaning in shown)
