@@ -22,7 +22,8 @@ def row(path: Path, count: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("videos", type=Path, nargs="+")
     parser.add_argument("--frames", type=int, default=8)
