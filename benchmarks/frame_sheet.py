@@ -1,6 +1,6 @@
 """Turn rollout videos into one picture: a row of frames per video.
 
-    python benchmarks/frame_sheet.py OUT.png results/NAME/eval/videos/*success.mp4 --frames 8
+python benchmarks/frame_sheet.py OUT.png results/NAME/eval/videos/*success.mp4 --frames 8
 """
 
 from __future__ import annotations

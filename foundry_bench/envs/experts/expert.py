@@ -14,7 +14,7 @@ from foundry_bench.envs.simulation import Simulation
 from foundry_bench.errors import FoundryError
 
 #: Named in every demonstration; raise it when the same seed would give other actions.
-EXPERT_VERSION = "scripted-1"
+EXPERT_VERSION = "scripted-2"
 _ROUNDS = 6
 
 

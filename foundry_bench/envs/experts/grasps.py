@@ -14,6 +14,8 @@ _RIM_INSET = 0.004  # from the outermost point of a rim to the middle of its wal
 _TIP_CLEARANCE = 0.012  # between the pads' centre and what lies under the object
 _DIRECTIONS = 24
 _COMFORTABLE_REACH, _FAR_COST = 0.68, 10.0  # metres from the base; beyond about 0.76 the elbow is straight
+_CLOSE_COST = 0.4  # for passing something by less than a few centimetres
+_SIDE_COST = 0.3  # for the left side of a rim against the right one
 _DEPTHS = ((0.026, 0.0), (0.016, 0.1), (0.006, 0.4))  # of the pads' centre below the top, and what it costs
 _PAD_BELOW = 0.009  # the pads reach this far below their centre
 
@@ -120,8 +122,9 @@ def _rim(
     outward = rotation @ [*direction, 0.0]
     position = rotation @ [*(centre + direction * (sector.max() - _RIM_INSET)), top - _RIM_DEPTH] + origin
     position[2] = max(position[2], support + _TIP_CLEARANCE)
-    # Where the object leans, the fingers close best along the axis it leans about.
-    cost = 0.15 + 2.0 * abs(float(outward[2]))
+    # Where the object leans, the fingers close best along the axis it leans about. Of two sides that are as
+    # good, always the same one: demonstrations that differ for no reason are hard to imitate.
+    cost = 0.15 + 2.0 * abs(float(outward[2])) + _SIDE_COST * bool(outward[1] > 0.05)
     return [(position, float(np.arctan2(outward[1], outward[0])) % np.pi, "rim", cost)]
 
 
@@ -136,6 +139,9 @@ def _collisions(position: np.ndarray, yaw: float, kind: str, own: np.ndarray, ob
         u, v, up = np.abs(local[:, :2] @ along), np.abs(local[:, :2] @ across), local[:, 2]
         hand = (u < 0.11) & (v < 0.042) & (up > 0.035) & (up < 0.2)
         fingers = (u > 0.034) & (u < 0.062) & (v < 0.016) & (up > -0.016) & (up < 0.2)
+        if weight == 1.0:
+            close = (u < 0.13) & (v < 0.075) & (up > 0.035) & (up < 0.2)
+            penalty += _CLOSE_COST * bool(close.any())
         if kind == "rim" and weight < 1:
             fingers = np.zeros_like(fingers)  # the inner finger goes into the object
         penalty += weight * (
