@@ -258,7 +258,7 @@ SCRIPT = """
     from pathlib import Path
     from tests.evaluation.fakes import PointPolicy
     from tests.evaluation.test_runner import run
-    run(Path(sys.argv[1]), PointPolicy(confused=("go to goal 2",)), workers=2, slots_per_worker=2, delay=0.02)
+    run(Path(sys.argv[1]), PointPolicy(confused=("go to goal 2",)), workers=2, slots_per_worker=2, delay=0.1)
 """
 
 
