@@ -14,7 +14,7 @@ from foundry_bench.envs.suites import task
 from foundry_bench.errors import FoundryError
 
 _XML = "<mujoco><worldbody><geom name='floor' type='plane' size='1 1 1'/></worldbody></mujoco>"
-_SEEN_ONLY = ("mesh", "tex", "mat", "names", "paths", "bvh", "geom_dataid", "geom_matid", "stat", "vis")
+_SEEN_ONLY = ("_", "mesh", "tex", "mat", "names", "paths", "bvh", "geom_dataid", "geom_matid", "stat", "vis")
 _INDICES = ("bvhadr", "bvhnum", "meshid")
 
 

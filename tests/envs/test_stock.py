@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 
+from foundry_bench.envs.problem import Fixtures
 from foundry_bench.envs.simulation import Simulation
 from foundry_bench.envs.stock import StockLibero
 from foundry_bench.envs.suites import init_states, task
 
+_TASK = ("libero_object", 0)
+_ACTIONS = np.random.default_rng(0).uniform(-1, 1, (8, 7))
 
+
+def _in_stock(start: np.ndarray, fixtures: Fixtures) -> list[dict[str, np.ndarray]]:
+    """Stock's observations after the wait steps and after each action, in the terms of ours."""
+    stock = StockLibero(task(*_TASK), images=128)
+    seen = [stock.begin(start, fixtures, wait_steps=10)]
+    seen += [stock.env.step(action)[0] for action in _ACTIONS]
+    return [
+        {
+            "agentview": observation["agentview_image"][::-1, ::-1].copy(),
+            "wrist": observation["robot0_eye_in_hand_image"][::-1, ::-1].copy(),
+            "position": observation["robot0_eef_pos"],
+            "fingers": observation["robot0_gripper_qpos"],
+        }
+        for observation in seen
+    ]
+
+
+# The wrist camera moves with the arm, whose state the native engine computes to rounding only: a handful of
+# values differ by one grey level. With robosuite's own stepping every byte is the same.
 @pytest.mark.slow
 def test_states_and_pixels_equal_stock() -> None:
-    what = task("libero_object", 0)
-    here = Simulation(what, ("agentview", "wrist"), 128, "native", "exact")
-    fixtures = here.problem.sample_fixtures(5)
+    what = task(*_TASK)
+    exact = Simulation(what, ("agentview", "wrist"), 128, "robosuite", "exact")
+    native = Simulation(what, ("agentview", "wrist"), 128, "native", "exact")
+    fixtures = exact.problem.sample_fixtures(5)
     start = init_states(what)[5]
-    here.begin(start, fixtures)
-    stock = StockLibero(what, images=128)
-    seen = [here.wait(10)]
-    expected = [stock.begin(start, fixtures, wait_steps=10)]
-    for action in np.random.default_rng(0).uniform(-1, 1, (8, 7)):
-        seen.append(here.step(action, observe=True))
-        expected.append(stock.env.step(action)[0])
-    stock.close()
-    for ours, theirs in zip(seen, expected, strict=True):
-        np.testing.assert_array_equal(ours["agentview"], theirs["agentview_image"][::-1, ::-1])
-        np.testing.assert_array_equal(ours["wrist"], theirs["robot0_eye_in_hand_image"][::-1, ::-1])
-        np.testing.assert_allclose(ours["state"][:3], theirs["robot0_eef_pos"], atol=1e-7)
-        np.testing.assert_allclose(ours["state"][6:], theirs["robot0_gripper_qpos"], atol=1e-7)
+    seen = []
+    for here in (exact, native):
+        here.begin(start, fixtures)
+        seen.append([here.wait(10), *(here.step(action, observe=True) for action in _ACTIONS)])
+    # In a process of its own: stock's OpenGL context would un-bind the one of this process.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        expected = pool.submit(_in_stock, start, fixtures).result()
+    for ours, lean, theirs in zip(*seen, expected, strict=True):
+        for camera in ("agentview", "wrist"):
+            np.testing.assert_array_equal(ours[camera], theirs[camera])
+            assert np.abs(lean[camera].astype(int) - theirs[camera]).max() <= 1
+        for state in (ours["state"], lean["state"]):
+            np.testing.assert_allclose(state[:3], theirs["position"], atol=1e-7)
+            np.testing.assert_allclose(state[6:], theirs["fingers"], atol=1e-7)
