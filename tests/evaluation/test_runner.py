@@ -254,10 +254,12 @@ def test_videos_are_named_by_outcome_and_do_not_depend_on_workers(tmp_path: Path
 
 
 SCRIPT = """
+    import signal
     import sys
     from pathlib import Path
     from tests.evaluation.fakes import PointPolicy
     from tests.evaluation.test_runner import run
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     run(Path(sys.argv[1]), PointPolicy(confused=("go to goal 2",)), workers=2, slots_per_worker=2, delay=0.1)
 """
 
