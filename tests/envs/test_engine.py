@@ -44,7 +44,7 @@ def _compare(simulation: MakeSimulation, suite: str, index: int, seeds: list[int
         difference = np.abs(native - stock)
         robot = difference[:, 1:10].max(axis=1)  # after the time: seven joints and two fingers
         assert np.median(robot) < 1e-8
-        # robosuite's extra forward passes warm-start the contact solver, which stops at a tolerance: contacts
+        # Presumably robosuite's extra forward passes warm-start the contact solver differently: contacts
         # differ in the last digits, and things that are hit or rattle on each other amplify that.
         assert robot.max() < 1e-6
         assert difference[:, : 1 + simulation(suite, index).problem.model.nq].max() < 1e-3
