@@ -53,7 +53,7 @@ def demonstrations(root: Path, count: int) -> Iterator[Run]:
 def rollouts(checkpoint: str, suite: str, count: int, replan: int) -> Iterator[Run]:
     """Successful rollouts of a policy from official init states."""
     from foundry_bench.envs.libero import LiberoEnv
-    from foundry_bench.policies.checkpoint import load_policy
+    from foundry_bench.policies.base import load_policy
 
     policy = load_policy(checkpoint)
     environments: dict[int, LiberoEnv] = {}
@@ -93,13 +93,14 @@ def main() -> None:
     from foundry_bench.envs.stock import StockLibero
     from foundry_bench.envs.suites import task as find_task
 
-    runs: list[Iterator[Run]] = []
+    # All of them before stock LIBERO starts: its OpenGL context would blank ours.
+    runs: list[Run] = []
     if arguments.dataset:
-        runs.append(demonstrations(arguments.dataset, arguments.episodes))
+        runs += demonstrations(arguments.dataset, arguments.episodes)
     if arguments.checkpoint:
-        runs.append(rollouts(arguments.checkpoint, arguments.suite, arguments.episodes, arguments.replan))
+        runs += rollouts(arguments.checkpoint, arguments.suite, arguments.episodes, arguments.replan)
     replayed = succeeded = 0
-    for run in (run for source in runs for run in source):
+    for run in runs:
         stock = StockLibero(find_task(run.suite, run.task))
         stock.begin(run.state, run.fixtures, wait_steps=10)
         steps = stock.run(run.actions)

@@ -39,11 +39,19 @@ class Command:
 
 _PLACE = ("experiment", "paths.results", "paths.data")
 _WHAT = ("suite", "scale", "tasks")
-_DEMOS = ("demos.per_task", "demos.noise", "demos.root", "protocol.image_size", "protocol.render_profile")
+_DEMOS = (
+    "demos.per_task",
+    "demos.noise",
+    "demos.mistakes",
+    "demos.root",
+    "protocol.image_size",
+    "protocol.render_profile",
+)
 _TRAIN = (
     "train.samples",
     "train.samples_per_task",
     "train.batch_size",
+    "train.optimizer",
     "train.learning_rate",
     "seed",
     "device",
@@ -57,7 +65,7 @@ _ALL = (
         "Collects scripted demonstrations, trains a vision-language-action policy on them, judges it closed\n"
         "loop from the official init states, and writes the table to results/EXPERIMENT. A phase that was\n"
         "finished with the same inputs is not repeated; an interrupted one goes on where it stopped.",
-        (*_WHAT, *_DEMOS[:3], *_TRAIN, *_EVAL, *_DEMOS[3:], *_PLACE),
+        (*_WHAT, *_DEMOS[:4], *_TRAIN, *_EVAL, *_DEMOS[4:], *_PLACE),
         (
             "train-and-eval suite=libero",
             "train-and-eval suite=libero_object scale=laptop",
@@ -70,7 +78,7 @@ _ALL = (
         "collect scripted demonstrations",
         "Collects demonstrations of the scripted experts into a LeRobotDataset (v3.0) below paths.data.\n"
         "They start from freshly sampled states, never from the evaluation's; only successes are kept.",
-        (*_WHAT, *_DEMOS[:2], "demos.max_attempts_factor", "demos.workers", "seed", *_DEMOS[3:], *_PLACE),
+        (*_WHAT, *_DEMOS[:3], "demos.max_attempts_factor", "demos.workers", "seed", *_DEMOS[4:], *_PLACE),
         ("demos suite=libero_object demos.per_task=50", "demos suite=libero_spatial scale=laptop"),
         "foundry_bench.commands.phases:demos",
     ),
@@ -79,7 +87,7 @@ _ALL = (
         "train a policy on demonstrations",
         "Trains on the demonstrations the same keys stand for, collecting them first where missing, or\n"
         "on those in demos.root. Leaves results/EXPERIMENT/train/checkpoint.",
-        (*_WHAT, *_DEMOS[:3], *_TRAIN, *_DEMOS[3:4], *_PLACE),
+        (*_WHAT, *_DEMOS[:4], *_TRAIN, *_DEMOS[4:5], *_PLACE),
         ("train suite=libero_object train.samples=100000", "train demos.root=results/data/my-demos"),
         "foundry_bench.commands.phases:train",
     ),
@@ -95,7 +103,7 @@ _ALL = (
             *_EVAL,
             "eval.slots_per_worker",
             "device",
-            *_DEMOS[3:],
+            *_DEMOS[4:],
             "protocol.engine",
             *_PLACE,
         ),

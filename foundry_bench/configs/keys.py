@@ -48,6 +48,12 @@ KEYS: dict[str, Key] = {
         Key("paths.data", "where demonstrations are kept; experiments share them"),
         Key("demos.per_task", "demonstrations per task", low=1),
         Key("demos.noise", "standard deviation of the noise on executed actions (0: none)", low=0, high=1),
+        Key(
+            "demos.mistakes",
+            "share of the attempts that miss the object once and recover (0: none)",
+            low=0,
+            high=1,
+        ),
         Key("demos.root", "a folder of demonstrations to use instead of collecting", str, optional=True),
         Key("demos.max_attempts_factor", "give a task up after this many attempts per demonstration", low=1),
         Key("demos.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
@@ -60,6 +66,7 @@ KEYS: dict[str, Key] = {
         ),
         Key("train.samples_per_task", "the budget where train.samples is null", low=1),
         Key("train.batch_size", "samples per update", low=1),
+        Key("train.optimizer", "muon (with AdamW on the outer matrices) or adamw", choices=("muon", "adamw")),
         Key("train.learning_rate", "peak learning rate", low=0, high=10),
         Key(
             "eval.episodes", "episodes per task; episode i starts from official init state i", low=1, high=50

@@ -3,6 +3,7 @@
 An attempt is a function of (seed, task, attempt number) alone: which worker makes it, when, and after what
 does not matter. What is executed is the expert's action plus noise; the label is the clean action, which the
 expert chose knowing where the noise had brought it (DART, Laskey et al., 2017: recovery is in the data).
+Some attempts contain a deliberate mistake, see `mistakes`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from foundry_bench.data.attempts import episode_key
 from foundry_bench.data.demos import CAMERAS, DemosConfig, dataset_spec
 from foundry_bench.data.episode import Episode
 from foundry_bench.data.images import encode_image
+from foundry_bench.data.mistakes import Mistake
 from foundry_bench.data.store import EpisodeStore
 from foundry_bench.envs.experts.expert import EXPERT_VERSION, Expert
 from foundry_bench.envs.experts.planner import make_plan
@@ -102,11 +104,13 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
     expert = Expert(simulation)
     recorder = _Recorder(config)
     noise = _Noise(config.noise, generator)
+    mistake = Mistake(config.mistakes, generator)
     for _ in range(MAX_STEPS[task.suite]):
         label = expert.act()
         if label is None:
             return None, expert.gave_up
-        action = noise.disturb(label, gentle=expert.near_contact).astype(np.float32)
+        disturbed = noise.disturb(label, gentle=expert.near_contact)
+        action = mistake.disturb(disturbed, expert).astype(np.float32)
         recorder.add(observation, action, label)
         observation = simulation.step(action.astype(np.float64), observe=True)
         beat()
@@ -115,6 +119,7 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
                 "success": True,
                 "attempt": number,
                 "noise": config.noise,
+                "mistake": mistake.kind,
                 "wait_steps": _WAIT_STEPS,
                 "render_profile": config.render_profile,
                 "mujoco": version("mujoco"),

@@ -40,6 +40,7 @@ class DemosConfig:
         seed: decides scenes and noise.
         image_size: side of the images in pixels.
         noise: standard deviation of the noise on executed actions, in units of the action.
+        mistakes: share of the attempts in which the hand is made to miss the object once, and recovers.
         image_format: `png` or `jpeg`.
         max_attempts_factor: a task is given up after this many attempts per demonstration wanted.
         render_profile: `fast` or `exact`.
@@ -49,6 +50,7 @@ class DemosConfig:
     seed: int = 0
     image_size: int = 96
     noise: float = 0.25
+    mistakes: float = 0.5
     image_format: str = "png"
     max_attempts_factor: int = 3
     render_profile: str = "fast"
@@ -59,6 +61,8 @@ class DemosConfig:
                 raise FoundryError(f"demos.{name}={getattr(self, name)}: must be at least 1")
         if self.noise < 0:
             raise FoundryError(f"demos.noise={self.noise}: must not be negative")
+        if not 0 <= self.mistakes <= 1:
+            raise FoundryError(f"demos.mistakes={self.mistakes}: must be between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,8 @@ class RobotDataset:
         Returns:
             ``images``: camera -> (B, S, S, 3) uint8; ``state``: (B, 8) float32; ``actions``: (B, horizon, 7)
             float32 labels, past the episode's end its last one again; ``action_mask``: (B, horizon) bool,
-            false there; ``instruction``: list of B texts.
+            false there and after a deliberate mistake that begins within the chunk, since its labels then
+            answer what nobody could foresee; ``instruction``: list of B texts.
 
         Raises:
             FoundryError: an image cannot be decoded.
@@ -108,7 +109,7 @@ class RobotDataset:
             "images": {camera: cache.get(start) for camera, cache in self._caches.items()},
             "state": self._state[start],
             "actions": self._label[np.minimum(wanted, stop - 1)],
-            "action_mask": wanted < stop,
+            "action_mask": (wanted < stop) & (wanted <= self._mistake[start][:, None]),
             "instruction": [self._tasks[task] for task in self._task[start]],
         }
 
@@ -198,8 +199,18 @@ class RobotDataset:
         self._task = np.concatenate(parts["task_index"])
         length, stop = self.episodes["length"].to_numpy(), self.episodes["stop"].to_numpy()
         self._stop = np.repeat(stop, length)
+        self._mistake = self._next_mistake()
         first = self._task[self.episodes["start"].to_numpy()]
         self.episodes["instruction"] = [self._tasks[task] for task in first]
+
+    def _next_mistake(self) -> npt.NDArray[np.int64]:
+        """For each frame the first one from it on at which a mistake begins: the gripper defies its label."""
+        defies = np.sign(self._executed[:, -1]) != np.sign(self._label[:, -1])
+        before = np.roll(defies, 1)
+        before[self.episodes["start"].to_numpy()] = False
+        begins = np.flatnonzero(defies & ~before)
+        following = np.searchsorted(begins, np.arange(len(defies)))
+        return np.append(begins, len(defies))[following]
 
     def _check_indices(self, table: pa.Table, item: DataFile) -> None:
         rows = slice(item.first, item.first + len(table))

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from foundry_bench.errors import FoundryError
+from foundry_bench.errors import FoundryError, nearest
 from foundry_bench.policies.config import checked_fields, plain
 
+OPTIMIZERS = ("muon", "adamw")
 # Keys that change when something is written, never what is learned: a run may be resumed with others.
 HARMLESS = ("save_every", "log_every", "validate_every", "prefetch")
 
@@ -23,8 +24,10 @@ class TrainConfig:
     samples: int = 60_000
     batch_size: int = 32
     seed: int = 0
-    # Optimiser: AdamW, linear warm-up, then a cosine down to learning_rate * final_fraction.
-    learning_rate: float = 1e-3
+    # Linear warm-up, then a cosine down to learning_rate * final_fraction. muon: Muon on the inner matrices
+    # and AdamW on the rest; adamw: AdamW on all.
+    optimizer: str = "muon"
+    learning_rate: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.05
     warmup: int = 3_200
@@ -43,6 +46,10 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise FoundryError(
+                f"train.optimizer={self.optimizer} is unknown: {nearest(self.optimizer, OPTIMIZERS)}"
+            )
         for key in ("samples", "batch_size", "save_every", "log_every", "validate_every", "prefetch"):
             if getattr(self, key) < 1:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must be at least 1")

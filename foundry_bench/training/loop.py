@@ -21,14 +21,7 @@ from foundry_bench.policies.storage import settle_folder
 from foundry_bench.policies.vla_policy import pick_device
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.logs import TrainingBar, TrainingLog
-from foundry_bench.training.optimizer import (
-    MovingAverage,
-    learning_rate,
-    make_optimizer,
-    optimizer_tensors,
-    restore_optimizer,
-    set_learning_rate,
-)
+from foundry_bench.training.optimizer import MovingAverage, Optimizer, learning_rate
 from foundry_bench.training.order import NOISE, torch_seed
 from foundry_bench.training.prefetch import Prefetcher
 from foundry_bench.training.stage import Batch, Stage
@@ -135,7 +128,7 @@ class Trainer:
         self.step = 0  # updates done
         self.model = stage.model.to(device).train()
         self.average = MovingAverage(self.model, config.ema_decay)
-        self.optimizer = make_optimizer(self.model, config)
+        self.optimizer = Optimizer(self.model, config)
         self._saved: int | None = None
         self._loss: Callable[[Batch, torch.Generator], Tensor] = stage.loss
         if config.compile:
@@ -164,14 +157,13 @@ class Trainer:
 
     def backward(self, loss: Tensor) -> Tensor:
         """Gradients, clipped; their norm before."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip, foreach=True)
 
     def apply(self) -> None:
         """Update weights and moving average with the gradients at hand."""
-        set_learning_rate(self.optimizer, learning_rate(self.step, self.config))
-        self.optimizer.step()
+        self.optimizer.step(learning_rate(self.step, self.config))
         self.average.update(self.step)
         self.step += 1
 
@@ -184,7 +176,7 @@ class Trainer:
 
     def restore(self, state: TrainerState) -> None:
         """Go on from a saved state."""
-        check_state_tensors(state, self._expected(), self.out / "state")
+        check_state_tensors(state, self._tensors(), self.out / "state")
         for prefix, model in (("weights", self.model), ("average", self.average.model)):
             start = len(prefix) + 1
             model.load_state_dict(
@@ -194,24 +186,15 @@ class Trainer:
                     if name.startswith(prefix + ".")
                 }
             )
-        restore_optimizer(self.model, self.optimizer, dict(state.tensors), state.step)
+        self.optimizer.restore(state.tensors, state.step)
         self.step = self._saved = state.step
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
             **{f"weights.{name}": value for name, value in self.model.state_dict().items()},
             **{f"average.{name}": value for name, value in self.average.model.state_dict().items()},
-            **optimizer_tensors(self.model, self.optimizer),
+            **self.optimizer.tensors(),
         }
-
-    def _expected(self) -> dict[str, Tensor]:
-        moments = {
-            f"{moment}.{name}": parameter.detach()
-            for name, parameter in self.model.named_parameters()
-            for moment in ("adam_mean", "adam_square")
-            if parameter.requires_grad
-        }
-        return {**self._tensors(), **moments}
 
     def _precision(self) -> AbstractContextManager[object]:
         """bfloat16 on a GPU; a CPU is faster without (see benchmarks/training.py)."""

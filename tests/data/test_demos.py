@@ -11,7 +11,7 @@ from foundry_bench.envs.simulation import Simulation
 from foundry_bench.envs.suites import task
 from foundry_bench.errors import FoundryError
 
-_CONFIG = DemosConfig(per_task=2, image_size=32)
+_CONFIG = DemosConfig(per_task=2, image_size=32, mistakes=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_finished_collection_is_not_made_again(
 
 
 def test_other_settings_are_refused_by_name(collected: CollectReport) -> None:
-    other = DemosConfig(per_task=2, image_size=32, noise=0.1)
+    other = DemosConfig(per_task=2, image_size=32, mistakes=0.0, noise=0.1)
     with pytest.raises(FoundryError, match=r"demos\.noise=0\.25"):
         collect([task("libero_object", 2)], other, collected.root, workers=1, progress=False)
 
@@ -75,7 +75,7 @@ def test_other_settings_are_refused_by_name(collected: CollectReport) -> None:
 def test_more_demonstrations_and_other_workers_keep_the_first_ones(
     collected: CollectReport, tmp_path: Path
 ) -> None:
-    more = DemosConfig(per_task=3, image_size=32)
+    more = DemosConfig(per_task=3, image_size=32, mistakes=0.0)
     collect([task("libero_object", 2)], more, tmp_path / "more", workers=1, progress=False)
     first, second = RobotDataset(collected.root), RobotDataset(tmp_path / "more")
     for index in range(2):
@@ -85,7 +85,8 @@ def test_more_demonstrations_and_other_workers_keep_the_first_ones(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("per_task", 0), ("image_size", 0), ("noise", -1.0), ("max_attempts_factor", 0)]
+    ("key", "value"),
+    [("per_task", 0), ("image_size", 0), ("noise", -1.0), ("mistakes", 1.5), ("max_attempts_factor", 0)],
 )
 def test_values_out_of_range_are_named(key: str, value: float) -> None:
     with pytest.raises(FoundryError, match=rf"demos\.{key}"):

@@ -37,12 +37,15 @@ def sample(episodes: list[Episode], frame: int, horizon: int) -> dict[str, Any]:
         if frame < len(episode):
             break
         frame -= len(episode)
+    defies = np.sign(episode.label[:, -1]) != np.sign(episode.action[:, -1])
+    mistakes = [t for t in range(len(episode)) if defies[t] and not (t and defies[t - 1])]
+    foreseen = min([t for t in mistakes if t >= frame], default=len(episode))
     steps = [min(step, len(episode) - 1) for step in range(frame, frame + horizon)]
     return {
         "images": {name: decode_image(encoded[frame]) for name, encoded in episode.images.items()},
         "state": episode.state[frame],
         "actions": episode.label[steps],
-        "action_mask": [frame + step < len(episode) for step in range(horizon)],
+        "action_mask": [frame + step < len(episode) and frame + step <= foreseen for step in range(horizon)],
         "instruction": episode.instruction,
     }
 

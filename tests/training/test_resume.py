@@ -122,7 +122,7 @@ def test_bookkeeping_may_change_between_runs(tmp_path: Path, uninterrupted: Path
 @pytest.mark.parametrize(
     ("train_change", "model_change", "episodes", "words"),
     [
-        ({"learning_rate": 0.5}, {}, 60, "train.learning_rate=0.001, now it is 0.5"),
+        ({"learning_rate": 0.5}, {}, 60, "train.learning_rate=0.003, now it is 0.5"),
         ({"samples": 1024}, {}, 60, "train.samples=512, now it is 1024"),
         ({}, {"head": "regression"}, 60, "model.head=flow, now it is regression"),
         ({}, {}, 59, "data.episodes=60, now it is 59"),

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.base import load_policy
@@ -18,7 +20,8 @@ from foundry_bench.policies.vla import VLA
 from foundry_bench.training.augment import shift_images
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.loop import train
-from foundry_bench.training.optimizer import MovingAverage, learning_rate, make_optimizer
+from foundry_bench.training.muon import Muon, orthogonalise
+from foundry_bench.training.optimizer import MovingAverage, Optimizer, learning_rate
 from foundry_bench.training.order import SampleOrder, hold_out
 from foundry_bench.training.prefetch import Prefetcher
 from foundry_bench.training.vla_stage import VLAStage, split_frames
@@ -111,14 +114,52 @@ def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
     assert all(a >= b for a, b in pairwise(rates[100:]))
 
 
-def test_only_matrices_decay() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_only_matrices_decay(optimizer: str) -> None:
     model = VLA(TINY)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, others = make_optimizer(model, TINY_TRAIN).param_groups
-    assert len(decayed["params"]) + len(others["params"]) == len(names)
+    decayed, others, *inner = Optimizer(model, replace(TINY_TRAIN, optimizer=optimizer)).param_groups
+    assert sum(len(group["params"]) for group in (decayed, others, *inner)) == len(names)
+    assert all(group["weight_decay"] > 0 for group in (decayed, *inner))
+    assert others["weight_decay"] == 0
     kept = {names[id(parameter)] for parameter in others["params"]}
     assert {"language.embedding.weight", "stems.0.position", "expert.step", "state.bias"} <= kept
     assert not {name for name in kept if name.endswith("qkv.weight")}
+
+
+def test_muon_takes_the_inner_matrices() -> None:
+    model = VLA(TINY)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = Optimizer(model, replace(TINY_TRAIN, optimizer="muon"))
+    inner = {names[id(parameter)] for parameter in optimizer.param_groups[2]["params"]}
+    assert {"language.blocks.0.qkv.weight", "stems.0.blocks.0.conv1.weight"} <= inner
+    outermost = ("patch.weight", "state.weight", "input.weight", "output.weight", "film.weight")
+    assert not {name for name in inner if name.endswith(outermost)}
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), scale=st.floats(1e-4, 1e4))
+def test_orthogonalised_matrices_keep_their_directions(rows: int, columns: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(rows * 41 + columns)
+    one, other = (torch.linalg.qr(torch.randn(n, n, generator=generator))[0] for n in (rows, columns))
+    values = torch.linspace(1.0, 0.1, min(rows, columns))
+    matrix = one[:, : len(values)] @ torch.diag(values) @ other[: len(values)] * scale
+    result = orthogonalise(matrix[None])[0]
+    seen = torch.diag(one[:, : len(values)].T @ result @ other[: len(values)].T)
+    assert ((seen > 0.6) & (seen < 1.3)).all()
+
+
+def test_one_update_of_muon_is_of_the_size_of_adams() -> None:
+    weight = torch.nn.Parameter(torch.zeros(48, 96))
+    weight.grad = torch.randn(48, 96, generator=torch.Generator().manual_seed(0)) * 1e-3
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.1 * 0.2, rel=0.15)
+    assert (weight * weight.grad).sum() < 0
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    with pytest.raises(FoundryError, match=r"train\.optimizer=sgd"):
+        TrainConfig(optimizer="sgd")
 
 
 def test_the_average_follows_fast_at_first_and_slowly_later() -> None:

@@ -7,15 +7,16 @@ from collections.abc import Generator
 import numpy as np
 
 from foundry_bench.envs.experts.grasps import Grasp
-from foundry_bench.envs.experts.planner import Plan, holds, make_plan, target_position
-from foundry_bench.envs.experts.skills import OPEN, Arm, grasp, place, retreat
+from foundry_bench.envs.experts.planner import Plan, Step, holds, make_plan, target_position
+from foundry_bench.envs.experts.skills import CLOSED, OPEN, Arm, grasp, place, retreat
 from foundry_bench.envs.experts.world import World
 from foundry_bench.envs.simulation import Simulation
 from foundry_bench.errors import FoundryError
 
 #: Named in every demonstration; raise it when the same seed would give other actions.
-EXPERT_VERSION = "scripted-2"
-_ROUNDS = 6
+EXPERT_VERSION = "scripted-3"
+_ABOVE = np.array([0.0, 0.0, 0.12])  # a destination, on the way there with nothing in the hand
+_ROUNDS, _TRIES = 4, 4  # over the plan, and of a grasp in each
 
 
 class Expert:
@@ -38,11 +39,23 @@ class Expert:
         self._arm = Arm(self._world, speed)
         self._actions = self._run()
         self.gave_up = ""
+        self.destination: np.ndarray | None = None  # where the object of the present step goes, (3,)
 
     @property
     def near_contact(self) -> bool:
         """Whether the hand is about to touch something, so that noise should be small."""
         return self._arm.near_contact
+
+    @property
+    def grasping(self) -> bool:
+        """Whether the hand goes down around an object or closes on it."""
+        return self._arm.grasping
+
+    def carry_action(self) -> np.ndarray:
+        """What it would do now if it had the object: go on to where that is put down, fingers closed."""
+        if self.destination is None:
+            return self._arm.towards(self._world.hand, CLOSED)
+        return np.clip(self._arm.towards(self.destination + _ABOVE, CLOSED), -1.0, 1.0)
 
     def act(self) -> np.ndarray | None:
         """The action for the present state, float64 (7,) in [-1, 1]; None when the expert gives up."""
@@ -55,15 +68,20 @@ class Expert:
         tried: dict[str, list[Grasp]] = {step.thing: [] for step in self.plan.steps}
         for _ in range(_ROUNDS):
             for step in self.plan.steps:
-                if holds(self._problem, step):
-                    continue
-                destination, _ = target_position(self._world, step, self.plan)
-                lifted = yield from grasp(self._arm, step.thing, destination, tried[step.thing])
-                if not lifted:
-                    yield from retreat(self._arm)
-                    continue
-                target, drop = target_position(self._world, step, self.plan)
-                yield from place(self._arm, step.thing, target, drop)
+                if not holds(self._problem, step):
+                    yield from self._move(step, tried[step.thing])
         self.gave_up = f"not solved after {_ROUNDS} rounds"
         for _ in range(5):
             yield self._arm.towards(self._world.hand, OPEN)
+
+    def _move(self, step: Step, tried: list[Grasp]) -> Generator[np.ndarray, None, None]:
+        """Take an object where it belongs; a grasp that failed is tried again at once."""
+        for _ in range(_TRIES):
+            self.destination, _ = target_position(self._world, step, self.plan)
+            if (yield from grasp(self._arm, step.thing, self.destination, tried)):
+                break
+        else:
+            yield from retreat(self._arm)
+            return
+        self.destination, drop = target_position(self._world, step, self.plan)
+        yield from place(self._arm, step.thing, self.destination, drop)

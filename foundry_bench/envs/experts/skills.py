@@ -19,8 +19,16 @@ OPEN, CLOSED = -1.0, 1.0
 _METRES_PER_UNIT, _RADIANS_PER_UNIT = 0.05, 0.5  # of an action
 _APPROACH = 0.07  # height above a grasp at which the hand lines up
 _DESCENT = 0.02  # largest step down aimed at near a grasp: faster, the arm swings aside
+_LAST, _LAST_DESCENT = (
+    0.035,
+    0.012,
+)  # and in the last centimetres, where a policy needs time to correct itself
+_LOWERING = 0.015  # smallest step down aimed at while putting down, until something is felt
 _CLEARANCE = 0.035
 _WIDE = 0.07  # an opening that lets go of anything
+_READY = 0.05  # an opening with which the fingers may go down around something
+_NOTHING = 0.002  # an opening with nothing between the fingers; the thinnest rim leaves more
+_ASTRAY, _LOW = 0.02, 0.03  # this far off line and this close above a grasp, the way back is over the top
 _CORRIDOR = 0.13  # half width of what is looked at on a way
 
 
@@ -36,6 +44,7 @@ class Arm:
         self.world = world
         self.speed = speed
         self.near_contact = False  # tells the noise to be gentle
+        self.grasping = False  # going down around something or closing on it
         rotation = world.hand_rotation
         # The start pose points down to within a degree: make it exact, and count yaw from there.
         self._down = _upright(rotation)
@@ -133,23 +142,20 @@ def grasp(arm: Arm, name: str, destination: np.ndarray, avoid: list[Grasp]) -> A
     start = world.position(name)
     above = best.position + _up(_APPROACH)
     arm.face(best.yaw)
-    arm.near_contact = False
     yield from go_over(arm, above, OPEN, None, 0.02)
-    arm.near_contact = True
-    yield from _straight_down(arm, best.position, name, start)
-    arm.near_contact = False
-    before = world.opening
-    for step in range(12):
-        yield arm.towards(best.position, CLOSED)
-        now = world.opening
-        if step >= 3 and abs(now - before) < 5e-4:
-            break
-        before = now
+    arm.near_contact = arm.grasping = True
+    closed = yield from _straight_down(arm, best.position, name, start)
+    closed = closed and (yield from _close(arm, best.position))
+    arm.near_contact = arm.grasping = False
+    if not closed:
+        return False
     height = world.position(name)[2]
     for _ in range(9):
         yield arm.towards(world.hand + _up(0.05), CLOSED)
         if world.position(name)[2] > height + 0.025:
             return True
+        if world.opening < _NOTHING:
+            break
     avoid.append(Grasp(best.position - world.position(name), best.yaw, best.kind, best.cost))
     yield from release(arm)
     return False
@@ -159,19 +165,44 @@ def _straight_down(arm: Arm, target: np.ndarray, name: str, start: np.ndarray) -
     """Line up over the grasp, then go down; follows the object if it is pushed a little.
 
     What is done depends on what can be seen, never on how long it has been tried: a policy that imitates this
-    knows the one and not the other.
+    knows the one and not the other. False where the hand was pushed off line, the object was pushed away or
+    the fingers have closed: then the way is over the top again.
     """
     for _ in range(45):
         hand = arm.world.hand
-        goal = target + np.array([*(arm.world.position(name) - start)[:2], 0.0]).clip(-0.02, 0.02)
+        pushed = (arm.world.position(name) - start)[:2]
+        if np.linalg.norm(pushed) > 0.03:
+            return False
+        goal = target + np.array([*pushed, 0.0])
         sideways = float(np.linalg.norm((goal - hand)[:2]))
         if sideways < 0.01 and abs(goal[2] - hand[2]) < 0.008:
             return True
+        if arm.world.opening < _READY:
+            return arm.world.gripped(name)
+        if sideways > _ASTRAY and hand[2] < goal[2] + _LOW:
+            return False
         # Down only as far as the hand is in line; it never rises again for that.
         slope = max(0.0, sideways - 0.006) * 3.0 + (0.0 if arm.turned() else 0.04)
-        goal[2] = max(goal[2], min(hand[2], goal[2] + slope), hand[2] - _DESCENT)
+        step = _DESCENT if hand[2] > goal[2] + _LAST else _LAST_DESCENT
+        goal[2] = max(goal[2] - 0.006, min(hand[2], goal[2] + slope), hand[2] - step)
         yield arm.towards(goal, OPEN, gain=2.2)
-    return False
+    return True  # something is in the way: close here and see
+
+
+def _close(arm: Arm, position: np.ndarray) -> Actions:
+    """Close the fingers until they stop; False as soon as the hand is off line or has closed on nothing."""
+    before = arm.world.opening
+    for step in range(12):
+        if np.linalg.norm((position - arm.world.hand)[:2]) > 2 * _ASTRAY:
+            return False
+        yield arm.towards(position, CLOSED)
+        now = arm.world.opening
+        if now < _NOTHING:
+            return False
+        if step >= 3 and abs(now - before) < 5e-4:
+            break
+        before = now
+    return True
 
 
 def place(arm: Arm, name: str, target: np.ndarray, drop: float = 0.0) -> Actions:
@@ -199,11 +230,13 @@ def place(arm: Arm, name: str, target: np.ndarray, drop: float = 0.0) -> Actions
         position = world.position(name)
         if position[2] < target[2] + drop + 0.004:
             break
-        goal = world.hand + (target + _up(drop - 0.004) - position)
-        yield arm.towards(goal, CLOSED, gain=1.2)
+        way = target + _up(drop) - position
+        # Never slower and slower: who imitates that never arrives, and hovers with the object in the hand.
+        way[2] = min(way[2], -_LOWERING)
+        yield arm.towards(world.hand + way, CLOSED, gain=1.2)
         stalled = 0 if position[2] < low - 0.001 else stalled + 1
         low = min(low, position[2])
-        if stalled >= 5:
+        if stalled >= 3:
             break
     yield from release(arm)
     yield from retreat(arm)
@@ -239,15 +272,10 @@ def support_height(world: World, name: str) -> float:
 
 def _highest_on_way(world: World, start: np.ndarray, end: np.ndarray, excluded: list[str]) -> float:
     """The highest point of anything within a corridor between two positions; -inf if there is nothing."""
-    points = world.other_points(excluded)
-    way = (end - start)[:2]
-    length = float(np.linalg.norm(way)) or 1e-6
-    along = np.clip((points[:, :2] - start[:2]) @ way / length, 0.0, length)
-    nearest = start[:2] + along[:, None] * way / length
-    inside = np.linalg.norm(points[:, :2] - nearest, axis=1) < (_CORRIDOR if excluded else 0.09)
+    points = world.points_along(start, end, _CORRIDOR if excluded else 0.09, excluded)
     # What is under the end itself does not have to be cleared: the target's height already says.
-    inside &= np.linalg.norm(points[:, :2] - end[:2], axis=1) > 0.07
-    return float(points[inside, 2].max()) if inside.any() else -np.inf
+    heights = points[np.linalg.norm(points[:, :2] - end[:2], axis=1) > 0.07, 2]
+    return float(heights.max()) if len(heights) else -np.inf
 
 
 def _tried(option: Grasp, avoid: list[Grasp], world: World, name: str) -> bool:

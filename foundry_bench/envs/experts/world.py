@@ -41,6 +41,7 @@ class World:
         self._local = {
             geom: _surface_points(self.model, geom) for geoms in self._geoms.values() for geom in geoms
         }
+        self._radius = {geom: np.linalg.norm(points, axis=1).max() for geom, points in self._local.items()}
 
     # --- the robot ---------------------------------------------------------------------------------
 
@@ -96,11 +97,23 @@ class World:
             [geom for name, geoms in self._geoms.items() if name not in left_out for geom in geoms]
         )
 
-    def touching(self, first: str, second: str) -> bool:
-        """Whether two objects are in contact."""
-        one, two = set(self._geoms[first]), set(self._geoms[second])
-        pairs = self.data.contact.geom[: self.data.ncon]
-        return any((a in one and b in two) or (a in two and b in one) for a, b in pairs)
+    def points_along(
+        self, start: np.ndarray, end: np.ndarray, width: float, excluded: Iterable[str]
+    ) -> np.ndarray:
+        """Those of `other_points` within ``width`` metres of a straight way, seen from above, (n, 3)."""
+        left_out = set(excluded)
+        geoms = np.array(
+            [geom for name, some in self._geoms.items() if name not in left_out for geom in some], dtype=int
+        )
+        reach = width + np.array([self._radius[geom] for geom in geoms])
+        points = self._world_points(geoms[_from_way(self.data.geom_xpos[geoms], start, end) < reach])
+        return points[_from_way(points, start, end) < width]
+
+    def gripped(self, name: str) -> bool:
+        """Whether both finger pads touch an object."""
+        geoms = set(self._geoms[name])
+        pairs = [{int(a), int(b)} for a, b in self.data.contact.geom[: self.data.ncon]]
+        return all(any(pad in pair and pair & geoms for pair in pairs) for pad in self._pads)
 
     def _world_points(self, geoms: Iterable[int]) -> np.ndarray:
         clouds = [
@@ -122,6 +135,15 @@ class World:
             if int(model.geom_bodyid[geom]) in members
             and (model.geom_contype[geom] or model.geom_conaffinity[geom])
         ]
+
+
+def _from_way(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Horizontal distance of points (n, 3) from the straight line between two positions, (n,)."""
+    way = (end - start)[:2]
+    length = float(np.linalg.norm(way)) or 1e-6
+    along = np.clip((points[:, :2] - start[:2]) @ way / length, 0.0, length)
+    nearest = start[:2] + along[:, None] * way / length
+    return np.linalg.norm(points[:, :2] - nearest, axis=1)
 
 
 def _surface_points(model: mujoco.MjModel, geom: int) -> np.ndarray:
