@@ -5,6 +5,7 @@ import pytest
 
 from foundry_bench.envs.experts.expert import Expert
 from foundry_bench.envs.experts.planner import make_plan
+from foundry_bench.envs.experts.world import World
 from foundry_bench.envs.libero import MAX_STEPS
 from foundry_bench.envs.simulation import WAIT_ACTION, Simulation
 from foundry_bench.envs.suites import init_states, suite
@@ -60,3 +61,23 @@ def test_a_task_without_an_expert_says_why(simulation: MakeSimulation) -> None:
     assert "open" in make_plan(here.problem).reason
     with pytest.raises(FoundryError, match=r"no scripted expert for libero_goal-00.*open"):
         Expert(here)
+
+
+def test_points_along_a_way_leave_out_nothing_that_is_near_it(simulation: MakeSimulation) -> None:
+    here = simulation("libero_spatial", 5)
+    here.begin(init_states(here.task)[0], here.problem.sample_fixtures(0))
+    world = World(here)
+    left_out = [world.movable[0]]
+    points = world.other_points(left_out)
+    generator = np.random.default_rng(0)
+    found = 0
+    for _ in range(10):
+        start, end = generator.uniform([-0.3, -0.4, 0.9], [0.3, 0.4, 1.2], (2, 3))
+        way = (end - start)[:2]
+        share = np.clip((points[:, :2] - start[:2]) @ way / (way @ way), 0.0, 1.0)
+        distance = np.linalg.norm(points[:, :2] - start[:2] - share[:, None] * way, axis=1)
+        near = world.points_along(start, end, 0.13, left_out)
+        assert len(near) == (distance < 0.13).sum()
+        np.testing.assert_allclose(near.sum(axis=0), points[distance < 0.13].sum(axis=0))
+        found += len(near)
+    assert found > 100
