@@ -75,6 +75,9 @@ def test_the_share_draws_the_same_whatever_comes_of_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True, reason="a push may fail to miss: the object comes along while the labels say to let go"
+)
 def test_demonstrations_recover_from_their_mistakes() -> None:
     simulation = Simulation(task("libero_spatial", 2), ("agentview", "wrist"), 32, "native", "fast")
     config = DemosConfig(image_size=32, mistakes=1.0)
@@ -83,9 +86,7 @@ def test_demonstrations_recover_from_their_mistakes() -> None:
     assert len(kept) >= 4
     missed = [episode for episode in kept if episode.info["mistake"]]
     assert len(missed) >= 3
-    recovered = 0
     for episode in missed:
         defies = np.flatnonzero(episode.action[:, 6] != episode.label[:, 6])
         assert (episode.label[defies, 6] < 0).all()
-        recovered += len(defies) < len(episode) / 2
-    assert recovered >= len(missed) - 1  # now and then the object comes along by accident
+        assert len(defies) < len(episode) / 2
