@@ -13,10 +13,8 @@ import numpy as np
 from foundry_bench.envs.experts.expert import Expert
 
 _FIRST, _LAST = 0, 7  # steps into a grasp at which it goes wrong
-_PUSH_STEPS, _PUSH = (
-    (2, 5),
-    (0.5, 1.0),
-)  # how long and how hard the hand is pushed aside, in units of an action
+_PUSH_STEPS = (2, 5)  # how long the hand is pushed aside
+_PUSH = (0.5, 1.0)  # and how hard, in units of an action
 _CLOSED_STEPS = (6, 13)  # from the push on: a full swing of the fingers takes eight
 _CARRY_STEPS = (4, 31)  # of carrying nothing, in half of the mistakes
 

@@ -19,10 +19,7 @@ OPEN, CLOSED = -1.0, 1.0
 _METRES_PER_UNIT, _RADIANS_PER_UNIT = 0.05, 0.5  # of an action
 _APPROACH = 0.07  # height above a grasp at which the hand lines up
 _DESCENT = 0.02  # largest step down aimed at near a grasp: faster, the arm swings aside
-_LAST, _LAST_DESCENT = (
-    0.035,
-    0.012,
-)  # and in the last centimetres, where a policy needs time to correct itself
+_LAST, _LAST_DESCENT = 0.035, 0.012  # and so close above it, where a policy needs time to correct itself
 _LOWERING = 0.015  # smallest step down aimed at while putting down, until something is felt
 _CLEARANCE = 0.035
 _WIDE = 0.07  # an opening that lets go of anything
