@@ -45,7 +45,8 @@ class Mistake:
     def disturb(self, action: np.ndarray, expert: Expert) -> np.ndarray:
         """The action to execute instead of ``action``, (7,): the same unless the mistake is under way.
 
-        It is over early when the expert says to close: then the object is between the fingers after all.
+        It is over early when the object is between the fingers after all: the expert says to close, or both
+        fingers touch it. Otherwise it would be carried off while the labels say to let go.
         """
         opened = action[6] < 0
         if self._step < 0:
@@ -56,7 +57,7 @@ class Mistake:
                 return action
             self.kind = "carry" if self._carry_steps else "miss"
         self._step += 1
-        if self._step >= self._push_steps and not opened:
+        if (self._step >= self._push_steps and not opened) or expert.pinching:
             self._step = self._closed_steps + self._carry_steps
         if self._step < self._closed_steps:
             pushed = self._step < self._push_steps

@@ -15,8 +15,8 @@ OPEN_LABEL = np.array([0.1, 0.2, -0.3, 0.0, 0.0, 0.1, -1.0])
 CLOSE_LABEL = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
 
 
-def expert(*, grasping: bool) -> SimpleNamespace:
-    return SimpleNamespace(grasping=grasping, carry_action=lambda: np.full(7, 0.9))
+def expert(*, grasping: bool, pinching: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(grasping=grasping, pinching=pinching, carry_action=lambda: np.full(7, 0.9))
 
 
 def executed(mistake: Mistake, label: np.ndarray, steps: int = 80) -> np.ndarray:
@@ -74,10 +74,17 @@ def test_the_share_draws_the_same_whatever_comes_of_it() -> None:
     assert one.random() == other.random()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mistake_is_over_when_both_fingers_touch_the_object(seed: int) -> None:
+    mistake = Mistake(1.0, np.random.default_rng(seed))
+    while not mistake.kind:
+        mistake.disturb(OPEN_LABEL, expert(grasping=True))
+    pinched = expert(grasping=True, pinching=True)
+    np.testing.assert_array_equal(mistake.disturb(OPEN_LABEL, pinched), OPEN_LABEL)
+    np.testing.assert_array_equal(executed(mistake, OPEN_LABEL), np.tile(OPEN_LABEL, (80, 1)))
+
+
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="a push may fail to miss: the object comes along while the labels say to let go"
-)
 def test_demonstrations_recover_from_their_mistakes() -> None:
     simulation = Simulation(task("libero_spatial", 2), ("agentview", "wrist"), 32, "native", "fast")
     config = DemosConfig(image_size=32, mistakes=1.0)

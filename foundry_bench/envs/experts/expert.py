@@ -14,7 +14,7 @@ from foundry_bench.envs.simulation import Simulation
 from foundry_bench.errors import FoundryError
 
 #: Named in every demonstration; raise it when the same seed would give other actions.
-EXPERT_VERSION = "scripted-3"
+EXPERT_VERSION = "scripted-4"
 _ABOVE = np.array([0.0, 0.0, 0.12])  # a destination, on the way there with nothing in the hand
 _ROUNDS, _TRIES = 4, 4  # over the plan, and of a grasp in each
 
@@ -40,6 +40,7 @@ class Expert:
         self._actions = self._run()
         self.gave_up = ""
         self.destination: np.ndarray | None = None  # where the object of the present step goes, (3,)
+        self._thing = ""  # that object
 
     @property
     def near_contact(self) -> bool:
@@ -50,6 +51,11 @@ class Expert:
     def grasping(self) -> bool:
         """Whether the hand goes down around an object or closes on it."""
         return self._arm.grasping
+
+    @property
+    def pinching(self) -> bool:
+        """Whether both fingers touch the object that is to be taken now."""
+        return bool(self._thing) and self._world.pinched(self._thing)
 
     def carry_action(self) -> np.ndarray:
         """What it would do now if it had the object: go on to where that is put down, fingers closed."""
@@ -76,6 +82,7 @@ class Expert:
 
     def _move(self, step: Step, tried: list[Grasp]) -> Generator[np.ndarray, None, None]:
         """Take an object where it belongs; a grasp that failed is tried again at once."""
+        self._thing = step.thing
         for _ in range(_TRIES):
             self.destination, _ = target_position(self._world, step, self.plan)
             if (yield from grasp(self._arm, step.thing, self.destination, tried)):

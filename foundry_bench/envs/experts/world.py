@@ -31,6 +31,10 @@ class World:
         self._pads = [
             self.model.geom(finger_geoms[side][0]).id for side in ("left_fingerpad", "right_fingerpad")
         ]
+        self._finger_geoms = [
+            [self.model.geom(name).id for name in finger_geoms[side]]
+            for side in ("left_finger", "right_finger")
+        ]
         env = self.problem.env
         self.movable = list(env.objects_dict)
         self.bodies = {
@@ -111,9 +115,17 @@ class World:
 
     def gripped(self, name: str) -> bool:
         """Whether both finger pads touch an object."""
+        return self._all_touch([[pad] for pad in self._pads], name)
+
+    def pinched(self, name: str) -> bool:
+        """Whether both fingers touch an object, with their pads or beside them."""
+        return self._all_touch(self._finger_geoms, name)
+
+    def _all_touch(self, sides: list[list[int]], name: str) -> bool:
         geoms = set(self._geoms[name])
         pairs = [{int(a), int(b)} for a, b in self.data.contact.geom[: self.data.ncon]]
-        return all(any(pad in pair and pair & geoms for pair in pairs) for pad in self._pads)
+        touching = [pair for pair in pairs if pair & geoms]
+        return all(any(pair.intersection(side) for pair in touching) for side in sides)
 
     def _world_points(self, geoms: Iterable[int]) -> np.ndarray:
         clouds = [
