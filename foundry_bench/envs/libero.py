@@ -48,7 +48,7 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
         suite: name of the suite, needed when ``task`` is an index.
         cameras: which cameras to draw.
         image_size: side of the images in pixels.
-        engine: `native` (fast) or `robosuite` (stock code); they agree to rounding.
+        engine: `native` (fast) or `robosuite` (stock code); they agree to the last bit.
         render_profile: `fast`, or `exact` for stock LIBERO's pixels.
         wait_steps: settling steps before the first observation, outside of the budget.
         max_steps: step budget; by default the one published results use.
