@@ -68,6 +68,8 @@ def _help(names: list[str]) -> int:
 
 
 def _run(command: Command, words: list[str]) -> int:
+    flags = _flags(command, words)
+    words = [word for word in words if word not in flags]
     if command.only is not None:
         for word in words:
             key = word.split("=")[0]
@@ -76,7 +78,16 @@ def _run(command: Command, words: list[str]) -> int:
     from foundry_bench.configs.compose import compose
 
     config = compose(words)  # before the command's own imports, which take seconds: mistakes show at once
-    return command.load()(config) or 0
+    entry = command.load()
+    return (entry(config, flags) if command.flags else entry(config)) or 0
+
+
+def _flags(command: Command, words: list[str]) -> frozenset[str]:
+    """The words that are flags of a command that has any; for the others, `compose` says what is wrong."""
+    given = frozenset(word for word in words if command.flags and word.startswith("-"))
+    for word in sorted(given - set(command.flags)):
+        raise FoundryError(f"{word}: no such flag of {command.name}, {nearest(word, command.flags)}")
+    return given
 
 
 def _explain(error: Exception, words: list[str]) -> int:

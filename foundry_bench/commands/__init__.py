@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,8 @@ class Command:
         examples: command lines without the leading ``foundry-bench``.
         entry: ``module:function``, called with the composed configuration.
         only: where given, no other keys are accepted.
+        flags: words such as ``--list`` with their meaning; where there are any, the entry is called with
+            the configuration and the set of those that were given.
     """
 
     name: str
@@ -29,11 +30,12 @@ class Command:
     examples: tuple[str, ...]
     entry: str
     only: tuple[str, ...] | None = None
+    flags: dict[str, str] = field(default_factory=dict)
 
-    def load(self) -> Callable[[Any], int | None]:
+    def load(self) -> Callable[..., int | None]:
         """Import the function behind the command."""
         module, function = self.entry.split(":")
-        entry: Callable[[Any], int | None] = getattr(import_module(module), function)
+        entry: Callable[..., int | None] = getattr(import_module(module), function)
         return entry
 
 
@@ -130,6 +132,20 @@ _ALL = (
         ("list", "list suite=libero_goal"),
         "foundry_bench.commands.listing:run",
         only=("suite", "debug"),
+    ),
+    Command(
+        "cache",
+        "the compiled scenes that are kept, and the room they take",
+        "Compiled scenes are kept in ~/.cache/foundry-bench, or in $FOUNDRY_BENCH_CACHE, and made again\n"
+        "when they are missing. Beyond 20 GiB, or $FOUNDRY_BENCH_CACHE_GB, the least recently used go.",
+        (),
+        ("cache",),
+        "foundry_bench.commands.caches:run",
+        only=("debug",),
+        flags={
+            "--list": "show every scene, then the total (what is done without a flag)",
+            "--clear": "delete every compiled scene and lighter mesh and texture",
+        },
     ),
     Command(
         "doctor",

@@ -35,8 +35,15 @@ def command_help(command: Command) -> str:
     others = "" if command.only else " - every other key of the configuration can be set too"
     keys = f"\nkeys (default){others}:\n{_key_table(command)}\n" if command.keys else ""
     examples = "\n".join(f"  foundry-bench {example}" for example in command.examples)
-    head = f"usage: foundry-bench {command.name} [key=value ...]\n\n{command.description}\n"
-    return f"{head}{keys}\nexamples:\n{examples}\n"
+    words = f"[{' | '.join(command.flags)}]" if command.flags else "[key=value ...]"
+    head = f"usage: foundry-bench {command.name} {words}\n\n{command.description}\n"
+    return f"{head}{keys}{_flag_table(command)}\nexamples:\n{examples}\n"
+
+
+def _flag_table(command: Command) -> str:
+    width = max(map(len, command.flags), default=0)
+    lines = "".join(f"  {flag:<{width}}  {meaning}\n" for flag, meaning in command.flags.items())
+    return f"\nflags:\n{lines}" if lines else ""
 
 
 def _key_table(command: Command) -> str:

@@ -28,6 +28,8 @@ def check_type(key: str, value: Any, default: Any, word: str) -> Any:
     """
     if key == "tasks":
         return _check_tasks(value, word)
+    if key == "suites":
+        return _check_suites(value, word)
     known = KEYS.get(key)
     kind = (
         known.kind
@@ -109,6 +111,13 @@ def _check_tasks(value: Any, word: str) -> Any:
     raise FoundryError(
         f"{word}: tasks takes task numbers, as in tasks=[0,3] or tasks={{libero_goal:[0]}}, or null for all"
     )
+
+
+def _check_suites(value: Any, word: str) -> Any:
+    """``suites`` is a mapping from names to paths."""
+    if isinstance(value, dict) and all(isinstance(path, str) for path in value.values()):
+        return value
+    raise FoundryError(f"{word}: suites takes folders or files by name, as in suites={{mine: my/folder}}")
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -32,12 +32,15 @@ def compose(words: Sequence[str]) -> DictConfig:
         FoundryError: a word that does not parse, or an unknown key, group, choice or value.
     """
     overrides = [parse(word) for word in words]
+    _register_suites(overrides)
     choices = [override for override in overrides if override.key in groups()]
     values = [override for override in overrides if override.key not in groups()]
     config = _compose_groups(choices)
     defaults = flatten(config)
     for override in values:
         _set(config, defaults, override)
+    _choose_robot(config)
+    _own_step_budget(config)
     OmegaConf.resolve(config)
     check_bounds(flatten(config))
     check_relations(config)
@@ -60,12 +63,12 @@ def groups() -> dict[str, list[str]]:
 
 
 def flatten(config: DictConfig, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name, interpolations followed; lists and ``tasks`` count as leaves."""
+    """Leaves by dotted name, interpolations followed; lists, ``tasks`` and ``suites`` count as leaves."""
     leaves: dict[str, Any] = {}
     for name in map(str, config):
         key = f"{prefix}{name}"
         value = config[name]
-        if isinstance(value, DictConfig) and key != "tasks":
+        if isinstance(value, DictConfig) and key not in ("tasks", "suites"):
             leaves.update(flatten(value, key + "."))
         else:
             leaves[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -105,11 +108,49 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
 
 
 def _known_suite(name: str) -> str:
+    if name not in _suite_names():
+        raise FoundryError(f"suite={name}: no such suite, {nearest(name, ['libero', *_suite_names()])}")
+    return name
+
+
+def _suite_names() -> list[str]:
     from foundry_bench.envs.suites import suite_names
 
-    if name not in suite_names():
-        raise FoundryError(f"suite={name}: no such suite, {nearest(name, ['libero', *suite_names()])}")
-    return name
+    return suite_names()
+
+
+def _register_suites(overrides: Sequence[Override]) -> None:
+    """Make the names in ``suites=`` known before anything is asked for by name."""
+    from foundry_bench.envs.user_suites import register
+
+    for override in overrides:
+        if override.key == "suites":
+            register(check_type("suites", override.value, {}, override.word))
+
+
+def _choose_robot(config: DictConfig) -> None:
+    """``suite=robosuite robot=UR5e`` is the suite ``robosuite_ur5e``, so that tables and records say so."""
+    from foundry_bench.envs.suites import ROBOTS
+
+    robot, config.robot = config.robot, None
+    if robot is None:
+        return
+    suffixes = {name.lower(): suffix for suffix, name in ROBOTS.items()}
+    if robot.lower() not in (*suffixes, "panda"):
+        raise FoundryError(f"robot={robot}: no such arm, {nearest(robot, ['Panda', *ROBOTS.values()])}")
+    if not config.suite.startswith("robosuite"):
+        raise FoundryError(f"robot={robot}: only suite=robosuite has a choice of arms, not {config.suite}")
+    config.suite = "robosuite" if robot.lower() == "panda" else f"robosuite_{suffixes[robot.lower()]}"
+
+
+def _own_step_budget(config: DictConfig) -> None:
+    """The step budget that a user's suite asks for, where the protocol has none for it."""
+    from foundry_bench.envs import user_suites
+
+    if config.suite in user_suites.registered() and config.suite not in config.protocol.max_steps:
+        budget = user_suites.max_steps(config.suite)
+        if budget is not None:
+            OmegaConf.update(config, f"protocol.max_steps.{config.suite}", budget, force_add=True)
 
 
 def _set(config: DictConfig, defaults: dict[str, Any], override: Override) -> None:
@@ -118,6 +159,10 @@ def _set(config: DictConfig, defaults: dict[str, Any], override: Override) -> No
     if key in defaults:
         value = check_type(key, override.value, defaults[key], override.word)
         OmegaConf.update(config, key, value, merge=False)
+        return
+    budget_of = key.removeprefix("protocol.max_steps.")
+    if budget_of != key and budget_of in _suite_names():
+        OmegaConf.update(config, key, check_type(key, override.value, 1, override.word), force_add=True)
         return
     if not any(name.startswith(key + ".") for name in defaults):
         known = {*defaults, *groups(), *ALIASES}

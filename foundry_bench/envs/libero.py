@@ -1,4 +1,4 @@
-"""LIBERO as a Gymnasium environment."""
+"""LIBERO and robosuite as a Gymnasium environment."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from foundry_bench.envs.simulation import ACTION_NAMES, STATE_NAMES, Observation, Simulation
-from foundry_bench.envs.suites import Task, init_states
+from foundry_bench.envs.simulation import STATE_NAMES, Observation, Simulation
+from foundry_bench.envs.starts import start_of
+from foundry_bench.envs.suites import Task
 from foundry_bench.envs.suites import task as find_task
 from foundry_bench.errors import FoundryError
 
-#: Step budgets of published results: openpi, openvla-oft and vla-eval use the same ones.
+#: Step budgets of published results (openpi, openvla-oft and vla-eval use the same ones); for robosuite ours.
 MAX_STEPS = {
     "libero_spatial": 220,
     "libero_object": 280,
     "libero_goal": 300,
     "libero_10": 520,
     "libero_90": 400,
+    "robosuite": 400,
 }
 
 
+def step_budget(suite: str) -> int:
+    """The usual step budget of a suite: that of the longest listed name that it extends, else 400."""
+    known = [name for name in MAX_STEPS if suite == name or suite.startswith(f"{name}_")]
+    return MAX_STEPS[max(known, key=len)] if known else 400
+
+
 class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
-    """One LIBERO task.
+    """One task of LIBERO or robosuite.
 
     Action space: ``Box(-1, 1, (7,), float32)``: displacement of the end effector (3, one unit is 5 cm),
     rotation as axis-angle (3, one unit is 0.5 rad), gripper (-1 opens, 1 closes); 20 Hz.
@@ -50,6 +58,8 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
         image_size: side of the images in pixels.
         engine: `native` (fast) or `robosuite` (stock code); they agree to the last bit.
         render_profile: `fast`, or `exact` for stock LIBERO's pixels.
+        controller: `OSC_POSE`, or `JOINT_POSITION`, `JOINT_VELOCITY`, `JOINT_TORQUE`, whose actions are one
+            number for each joint and one for the gripper.
         wait_steps: settling steps before the first observation, outside of the budget.
         max_steps: step budget; by default the one published results use.
 
@@ -68,6 +78,7 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
         image_size: int = 128,
         engine: str = "native",
         render_profile: str = "fast",
+        controller: str = "OSC_POSE",
         wait_steps: int = 10,
         max_steps: int | None = None,
         render_mode: str | None = "rgb_array",
@@ -76,11 +87,15 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
             if suite is None:
                 raise FoundryError(f"task={task}: name the suite too, such as suite='libero_spatial'")
             task = find_task(suite, task)
+        if task.gymnasium is not None:
+            raise FoundryError(
+                f"{task.key} is a Gymnasium environment already: gymnasium.make('{task.gymnasium.id}')"
+            )
         self.task = task
         self.render_mode = render_mode
         self.wait_steps = wait_steps
-        self.max_steps = MAX_STEPS[task.suite] if max_steps is None else max_steps
-        self.simulation = Simulation(task, cameras, image_size, engine, render_profile)
+        self.max_steps = step_budget(task.suite) if max_steps is None else max_steps
+        self.simulation = Simulation(task, cameras, image_size, engine, render_profile, controller)
         image = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.observation_space = spaces.Dict(
             {
@@ -89,7 +104,7 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
                 "instruction": spaces.Text(max_length=256, min_length=0, charset=_CHARACTERS),
             }
         )
-        self.action_space = spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.simulation.action_dim,), np.float32)
         self._steps = 0
 
     def reset(
@@ -104,8 +119,8 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
             state = np.asarray(options["state"], dtype=np.float64)
             fixtures = options.get("fixtures") or {}
         elif "init_state" in options:
-            state = official_state(self.task, int(options["init_state"]))
-            fixtures = problem.sample_fixtures(number)
+            mode = options.get("reset_mode", "strict")
+            state, fixtures = start_of(problem, int(options["init_state"]), number, mode)
         else:
             state, fixtures = problem.sample_state(number)
         self.simulation.begin(state, fixtures)
@@ -122,7 +137,7 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
 
         Stops at success or when the budget is used up; ``info["steps"]`` says how many were executed.
         """
-        actions = check_actions(actions)
+        actions = check_actions(actions, self.simulation.action_dim)
         executed = 0
         success = False
         for number, action in enumerate(actions):
@@ -147,30 +162,18 @@ class LiberoEnv(gymnasium.Env[Observation, np.ndarray]):
         self.simulation.close()
 
 
-def check_actions(actions: np.ndarray) -> np.ndarray:
-    """The actions as float64 (n, 7).
+def check_actions(actions: np.ndarray, size: int) -> np.ndarray:
+    """The actions as float64 (n, size).
 
     Raises:
         FoundryError: another shape, or values that are not finite.
     """
     actions = np.asarray(actions, dtype=np.float64)
-    if actions.ndim != 2 or actions.shape[1] != len(ACTION_NAMES) or not len(actions):
-        raise FoundryError(f"actions of shape {actions.shape}: expected (n, {len(ACTION_NAMES)}) with n >= 1")
+    if actions.ndim != 2 or actions.shape[1] != size or not len(actions):
+        raise FoundryError(f"actions of shape {actions.shape}: expected (n, {size}) with n >= 1")
     if not np.isfinite(actions).all():
         raise FoundryError("actions hold NaN or infinity: the policy's output is broken")
     return actions
-
-
-def official_state(task: Task, index: int) -> np.ndarray:
-    """The official init state of that index.
-
-    Raises:
-        FoundryError: no such index.
-    """
-    states = init_states(task)
-    if not 0 <= index < len(states):
-        raise FoundryError(f"init_state={index} of {task.key}: there are init states 0 to {len(states) - 1}")
-    return states[index]
 
 
 _CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,.'-_")

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from foundry_bench.envs.libero import check_actions, official_state
-from foundry_bench.envs.simulation import Observation, Simulation, SimulationPool
+from foundry_bench.envs.libero import check_actions
+from foundry_bench.envs.simulation import Observation
+from foundry_bench.envs.simulation_pool import AnySimulation, SimulationPool
 from foundry_bench.envs.suites import task as find_task
 from foundry_bench.envs.video import VideoWriter
 from foundry_bench.errors import FoundryError
@@ -26,7 +27,7 @@ VERSIONED = {"mujoco": "mujoco", "robosuite": "robosuite", "libero": "libero-pro
 
 @dataclass
 class _Slot:
-    simulation: Simulation
+    simulation: AnySimulation
     budget: int
     steps: int = 0
     video: VideoWriter | None = None
@@ -37,7 +38,8 @@ class EpisodeService:
 
     Args:
         settings: what a protocol decides: ``cameras``, ``image_size``, ``engine``, ``render_profile``,
-            ``wait_steps`` and ``max_steps`` (by suite).
+            ``wait_steps`` and ``max_steps`` (by suite); ``controller`` and ``reset_mode`` if they are not the
+            usual ones.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -49,7 +51,9 @@ class EpisodeService:
             image_size=int(settings["image_size"]),
             engine=settings["engine"],
             profile=settings["render_profile"],
+            controller=settings.get("controller", "OSC_POSE"),
         )
+        self._reset_mode: str = settings.get("reset_mode", "strict")
         self._slots: dict[int, _Slot] = {}
 
     def start(
@@ -67,8 +71,7 @@ class EpisodeService:
                 f"the protocol has no step budget for suite '{suite}'; add protocol.max_steps.{suite}=N"
             )
         simulation = self._pool.acquire(what)
-        state = official_state(what, init_state)
-        simulation.begin(state, simulation.problem.sample_fixtures(episode_seed(seed, what.key, init_state)))
+        simulation.start(init_state, seed, self._reset_mode)
         observation = simulation.wait(self._wait_steps)
         check_frames(observation, simulation)
         self._slots[slot] = _Slot(simulation, self._max_steps[suite])
@@ -87,18 +90,18 @@ class EpisodeService:
         """
         started = time.perf_counter()
         state = self._slots[slot]
-        success = False
+        success = done = False
         observation: Observation = {}
-        actions = check_actions(actions)
+        actions = check_actions(actions, state.simulation.action_dim)
         for number, action in enumerate(actions):
             observation = state.simulation.step(action, observe=number == len(actions) - 1)
             state.steps += 1
             if state.video is not None and state.steps % _VIDEO_EVERY == 0:
                 self._record(state)
             success = state.simulation.success()
-            if success or state.steps >= state.budget:
+            done = success or state.simulation.terminated or state.steps >= state.budget
+            if done:
                 break
-        done = success or state.steps >= state.budget
         answer: dict[str, Any] = {
             "observation": None if done else observation,
             "done": done,
@@ -141,15 +144,7 @@ def simulator_versions() -> dict[str, str]:
     return found
 
 
-def episode_seed(seed: int, task_key: str, init_state: int) -> int:
-    """The seed of everything random in one episode's start: a function of its name alone, below 2**32."""
-    import hashlib
-
-    digest = hashlib.sha256(f"{seed}/{task_key}/{init_state}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")
-
-
-def check_frames(observation: Observation, simulation: Simulation) -> None:
+def check_frames(observation: Observation, simulation: AnySimulation) -> None:
     """Refuse an episode whose camera shows one colour: rendering is broken, and a policy would be blamed.
 
     Raises:

@@ -1,21 +1,23 @@
-"""One task's simulator, reused from episode to episode, and a small pool of them.
+"""One task's simulator, reused from episode to episode.
 
-A `Simulation` knows nothing of episodes, seeds or budgets: it starts from a state it is given, steps, and
-looks when asked. Everything above it (the Gymnasium environment, demonstrations, evaluation) shares it.
+A `Simulation` counts nothing and knows no budget: it starts where it is told to, steps, and looks when asked.
+Everything above it (the Gymnasium environment, demonstrations, evaluation) shares it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from foundry_bench.envs.engine import make_engine
+from foundry_bench.envs.libero_problem import LiberoProblem
 from foundry_bench.envs.problem import Fixtures, Problem
 from foundry_bench.envs.render import CAMERAS, Renderer
+from foundry_bench.envs.robosuite_problem import RobosuiteProblem
 from foundry_bench.envs.scene import render_profile
+from foundry_bench.envs.starts import start_of
 from foundry_bench.envs.suites import Task
 from foundry_bench.errors import FoundryError, nearest
 
@@ -36,13 +38,22 @@ class Simulation:
         image_size: side of the square images in pixels.
         engine: `native` or `robosuite`.
         profile: render profile, `fast` or `exact`.
+        controller: `OSC_POSE`, `JOINT_POSITION`, `JOINT_VELOCITY` or `JOINT_TORQUE`.
 
     Raises:
-        FoundryError: unknown camera, engine or profile, or no OpenGL.
+        FoundryError: unknown camera, engine, profile or controller, or no OpenGL.
     """
 
+    terminated = False  # a robosuite task has no other end than success
+
     def __init__(
-        self, task: Task, cameras: Sequence[str], image_size: int, engine: str, profile: str
+        self,
+        task: Task,
+        cameras: Sequence[str],
+        image_size: int,
+        engine: str,
+        profile: str,
+        controller: str = "OSC_POSE",
     ) -> None:
         for camera in cameras:
             if camera not in CAMERAS:
@@ -51,36 +62,56 @@ class Simulation:
         self.cameras = tuple(cameras)
         self.image_size = image_size
         self._profile = render_profile(profile)
-        self.problem = Problem(task, self._profile)
+        kind = LiberoProblem if task.bddl is not None else RobosuiteProblem
+        self.problem: Problem = kind(task, self._profile, controller)
         self._engine = make_engine(engine, self.problem)
         self._renderer: Renderer | None = None
         robot = self.problem.robot
         self._grip_site = robot.eef_site_id
         self._hand = self.problem.model.body(robot.robot_model.eef_name).id
-        self._fingers = list(robot._ref_gripper_joint_pos_indexes)
+        self._fingers = _finger_pair(robot)
+        #: Size of an action: the controller's numbers and the gripper, also for a tool that does not move.
+        self.action_dim: int = robot.controller.control_dim + 1
+        self._used = robot.action_dim  # of those numbers
+        self._rest = np.zeros(self.action_dim)
+        self._rest[-1] = -1.0
 
     def begin(self, state: np.ndarray, fixtures: Fixtures) -> None:
         """Start from a simulator state with the fixtures at given poses. What ran before leaves no trace."""
         problem = self.problem
         problem.restore_model()
-        problem.home()
+        problem.home(state)
         self._engine.begin()
         problem.set_fixtures(fixtures)
         problem.set_state(state)
         problem.refresh()
 
+    def start(self, init_state: int, seed: int, reset_mode: str = "strict") -> None:
+        """Start from an init state by its index.
+
+        Args:
+            init_state: index of an official init state, or of a sampled one where a task has none on file.
+            seed: the evaluation's; decides the fixture poses, which init states do not hold.
+            reset_mode: `strict`: the fixtures are a function of seed, task and init state; `legacy`: they are
+                those of the ``init_state + 1``-th reset after seeding once, as in the published harnesses.
+
+        Raises:
+            FoundryError: no such init state or reset mode.
+        """
+        self.begin(*start_of(self.problem, init_state, seed, reset_mode))
+
     def wait(self, steps: int) -> Observation:
         """Let the objects settle for some steps and observe, as harnesses do before the policy starts."""
         for _ in range(steps - 1):
-            self._engine.step(WAIT_ACTION)
+            self.step(self._rest, observe=False)
         if steps == 0:
             return self.observe()
-        return self.step(WAIT_ACTION, observe=True)
+        return self.step(self._rest, observe=True)
 
     def step(self, action: np.ndarray, observe: bool) -> Observation:
         """One control step; the observation is empty unless asked for."""
         seen: Observation = {}
-        self._engine.step(action, (lambda: seen.update(self.observe())) if observe else None)
+        self._engine.step(action[: self._used], (lambda: seen.update(self.observe())) if observe else None)
         return seen
 
     def observe(self) -> Observation:
@@ -97,13 +128,17 @@ class Simulation:
         return self._renderer.render(self.problem.model, self.problem.data, camera)
 
     def proprioception(self) -> np.ndarray:
-        """The robot's state, float32 (8,): end-effector position (m), axis-angle (rad), finger joints (m)."""
+        """The robot's state, float32 (8,): end-effector position (m), axis-angle (rad), finger joints (m).
+
+        Of a gripper with more joints than two the first of each half, of a tool without joints zeros.
+        """
         from robosuite.utils.transform_utils import quat2axisangle
 
         data = self.problem.data
         quaternion = data.xquat[self._hand]
         rotation = quat2axisangle(quaternion[[1, 2, 3, 0]])  # robosuite's order; not antipodally normalised
-        parts = (data.site_xpos[self._grip_site], rotation, data.qpos[self._fingers])
+        fingers = data.qpos[self._fingers] if self._fingers else np.zeros(2)
+        parts = (data.site_xpos[self._grip_site], rotation, fingers)
         return np.concatenate(parts).astype(np.float32)
 
     def success(self) -> bool:
@@ -117,30 +152,7 @@ class Simulation:
             self._renderer = None
 
 
-class SimulationPool:
-    """Keeps the simulators last used, so that the next episode of a task starts at once.
-
-    Args:
-        limit: how many idle simulators are kept.
-        settings: the keyword arguments of `Simulation` other than the task.
-    """
-
-    def __init__(self, limit: int = 8, **settings: Any) -> None:
-        self._limit = limit
-        self._settings = settings
-        self._idle: OrderedDict[int, Simulation] = OrderedDict()  # oldest first
-        self._count = 0
-
-    def acquire(self, task: Task) -> Simulation:
-        """A simulator of the task that nobody else is using."""
-        for number in reversed(self._idle):
-            if self._idle[number].task == task:
-                return self._idle.pop(number)
-        while len(self._idle) >= self._limit:
-            self._idle.popitem(last=False)[1].close()
-        return Simulation(task, **self._settings)
-
-    def release(self, simulation: Simulation) -> None:
-        """Hand a simulator back."""
-        self._count += 1
-        self._idle[self._count] = simulation
+def _finger_pair(robot: Any) -> list[int]:
+    """Addresses in ``qpos`` of two joints that tell how far a gripper is open; none for a fixed tool."""
+    joints = list(robot._ref_gripper_joint_pos_indexes or []) if robot.has_gripper else []
+    return [joints[0], joints[len(joints) // 2]] if joints else []

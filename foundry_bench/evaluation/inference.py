@@ -12,9 +12,6 @@ from foundry_bench.errors import FoundryError
 from foundry_bench.evaluation.protocol import Protocol
 from foundry_bench.policies.base import Policy
 
-_STATE_DIM = 8
-_ACTION_DIM = 7
-
 
 @dataclass(frozen=True)
 class PolicyFault:
@@ -23,16 +20,21 @@ class PolicyFault:
     cause: str
 
 
-def check_fit(policy: Policy, protocol: Protocol) -> None:
+def check_fit(policy: Policy, protocol: Protocol, state_dim: int = 8, action_dim: int = 7) -> None:
     """Refuse a policy that was trained with something else than the protocol shows it.
+
+    Args:
+        policy: what is to be judged.
+        protocol: how.
+        state_dim, action_dim: sizes of a state and an action of the tasks it is judged on.
 
     Raises:
         FoundryError: naming every difference, both sides and the way out.
     """
     spec = policy.spec
     pairs: list[tuple[str, Any, Any]] = [
-        ("state_dim", spec.state_dim, _STATE_DIM),
-        ("action_dim", spec.action_dim, _ACTION_DIM),
+        ("state_dim", spec.state_dim, state_dim),
+        ("action_dim", spec.action_dim, action_dim),
         ("state_convention", spec.state_convention, protocol.state_convention),
         ("action_convention", spec.action_convention, protocol.action_convention),
     ]

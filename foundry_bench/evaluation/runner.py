@@ -11,7 +11,7 @@ from foundry_bench.envs.workers import WorkerPool
 from foundry_bench.errors import FoundryError
 from foundry_bench.evaluation.inference import check_fit
 from foundry_bench.evaluation.loop import EpisodeLoop, Identity, Limits
-from foundry_bench.evaluation.plan import Episode, TaskLike, plan
+from foundry_bench.evaluation.plan import Episode, TaskLike, plan, sizes
 from foundry_bench.evaluation.progress import EvaluationProgress
 from foundry_bench.evaluation.protocol import Protocol
 from foundry_bench.evaluation.records import EpisodeRecord, RecordWriter, latest, read_records
@@ -84,8 +84,12 @@ def evaluate(
         FoundryError: policy and protocol do not fit, the folder holds another evaluation, workers cannot
             start, the disk is full, or every episode ends in an error.
     """
-    check_fit(policy, protocol)
-    planned = plan(_tasks(tasks), protocol, protocol.trials if episodes is None else episodes)
+    chosen = _tasks(tasks)
+    state_dim, action_dim = sizes(chosen, protocol)
+    if hasattr(policy, "adapted"):
+        policy = policy.adapted(state_dim, action_dim, protocol.action_convention)
+    check_fit(policy, protocol, state_dim, action_dim)
+    planned = plan(chosen, protocol, protocol.trials if episodes is None else episodes)
     out, name = Path(out), policy_name or policy.name
     if not resume:
         _set_aside(out / RECORDS_FILE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +71,13 @@ class ZeroPolicy:
     def __init__(self, spec: PolicySpec = _ANY) -> None:
         self.spec = spec
 
+    def adapted(self, state_dim: int, action_dim: int, action_convention: str) -> ZeroPolicy:
+        """The same for states and actions of other sizes: it fits every task."""
+        spec = replace(
+            self.spec, state_dim=state_dim, action_dim=action_dim, action_convention=action_convention
+        )
+        return ZeroPolicy(spec)
+
     def predict(self, observations: dict[str, Any], noise_seeds: Sequence[int]) -> np.ndarray:
         """See Policy.predict."""
         chunk = np.zeros(
@@ -88,6 +95,13 @@ class RandomPolicy:
 
     def __init__(self, spec: PolicySpec = _ANY) -> None:
         self.spec = spec
+
+    def adapted(self, state_dim: int, action_dim: int, action_convention: str) -> RandomPolicy:
+        """The same for states and actions of other sizes: it fits every task."""
+        spec = replace(
+            self.spec, state_dim=state_dim, action_dim=action_dim, action_convention=action_convention
+        )
+        return RandomPolicy(spec)
 
     def predict(self, observations: dict[str, Any], noise_seeds: Sequence[int]) -> np.ndarray:
         """See Policy.predict."""

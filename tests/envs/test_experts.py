@@ -6,7 +6,7 @@ import pytest
 from foundry_bench.envs.experts.expert import Expert
 from foundry_bench.envs.experts.planner import make_plan
 from foundry_bench.envs.experts.world import World
-from foundry_bench.envs.libero import MAX_STEPS
+from foundry_bench.envs.libero import step_budget
 from foundry_bench.envs.simulation import WAIT_ACTION, Simulation
 from foundry_bench.envs.suites import init_states, suite
 from foundry_bench.errors import FoundryError
@@ -19,7 +19,7 @@ def _solve(simulation: Simulation, init_state: int) -> int | None:
     for _ in range(10):
         simulation.step(WAIT_ACTION, observe=False)
     expert = Expert(simulation)
-    for step in range(1, MAX_STEPS[simulation.task.suite] + 1):
+    for step in range(1, step_budget(simulation.task.suite) + 1):
         action = expert.act()
         if action is None:
             return None

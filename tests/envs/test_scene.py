@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from foundry_bench.envs import scene
+from foundry_bench.envs.libero_problem import LiberoProblem
 from foundry_bench.envs.meshes import Mesh, decimate
-from foundry_bench.envs.problem import Problem
 from foundry_bench.envs.scene import PROFILES, load_scene, render_profile
 from foundry_bench.envs.suites import task
 from foundry_bench.errors import FoundryError
@@ -56,8 +56,8 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("suite", "index"), [("libero_spatial", 0), ("libero_object", 3), ("libero_10", 9)])
 def test_lighter_meshes_do_not_change_physics(suite: str, index: int) -> None:
-    fast = Problem(task(suite, index), PROFILES["fast"]).model
-    exact = Problem(task(suite, index), PROFILES["exact"]).model
+    fast = LiberoProblem(task(suite, index), PROFILES["fast"]).model
+    exact = LiberoProblem(task(suite, index), PROFILES["exact"]).model
     solid = (exact.geom_contype != 0) | (exact.geom_conaffinity != 0)
     for name in dir(exact):
         value = getattr(exact, name)

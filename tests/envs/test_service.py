@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foundry_bench.envs.service import EpisodeService, check_frames, episode_seed
+from foundry_bench.envs.service import EpisodeService, check_frames
+from foundry_bench.envs.starts import episode_seed
 from foundry_bench.errors import FoundryError
 
 _SETTINGS = {

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_bench.envs.suites import LIBERO_SUITES, init_states, resolve_suites, suite, suite_names, task
+from foundry_bench.envs.suites import (
+    LIBERO_PRO_SUITES,
+    LIBERO_SUITES,
+    init_states,
+    resolve_suites,
+    suite,
+    suite_names,
+    task,
+)
 from foundry_bench.errors import FoundryError
 
 
@@ -21,17 +31,40 @@ def test_libero_is_the_four_standard_suites() -> None:
 def test_every_task_has_its_files_and_an_instruction() -> None:
     for name in suite_names():
         for item in suite(name).tasks:
-            assert item.bddl.is_file(), item
-            assert item.init_states.is_file(), item
             assert item.instruction == item.instruction.lower().strip()
+            assert item.instruction.isascii()
+            if not name.startswith("robosuite"):
+                assert item.bddl is not None
+                assert item.bddl.is_file(), item
+                assert item.init_states is not None
+                assert item.init_states.is_file(), item
 
 
 def test_instructions_are_those_of_the_published_harnesses() -> None:
     from libero.libero.benchmark import grab_language_from_filename
 
-    for name in suite_names():
+    for name in (*LIBERO_SUITES, "libero_90"):
         for item in suite(name).tasks:
             assert item.instruction == grab_language_from_filename(f"{item.name}.bddl")
+
+
+def test_pro_suites_are_in_the_order_of_the_package() -> None:
+    from libero.libero import benchmark
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = benchmark.get_benchmark_dict()
+    for name in LIBERO_PRO_SUITES:
+        with contextlib.redirect_stdout(io.StringIO()):
+            names = [item.name for item in theirs[name]().tasks]
+        assert [item.name for item in suite(name).tasks] == names
+
+
+def test_pro_suites_say_what_is_asked_for() -> None:
+    """The package reads instructions off file names, which language and task perturbations keep."""
+    plain, words = suite("libero_goal").tasks[0], suite("libero_goal_lan").tasks[0]
+    assert plain.instruction == suite("libero_goal_swap").tasks[0].instruction
+    assert words.instruction == "open the cabinet's middle drawer"
+    assert suite("libero_goal_task").tasks[0].instruction == "open the bottom drawer of the cabinet"
 
 
 def test_there_are_fifty_official_init_states() -> None:
