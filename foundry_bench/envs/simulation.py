@@ -73,8 +73,9 @@ class Simulation:
         #: Size of an action: the controller's numbers and the gripper, also for a tool that does not move.
         self.action_dim: int = robot.controller.control_dim + 1
         self._used = robot.action_dim  # of those numbers
-        self._rest = np.zeros(self.action_dim)
-        self._rest[-1] = -1.0
+        #: No motion, gripper open.
+        self.rest_action = np.zeros(self.action_dim)
+        self.rest_action[-1] = -1.0
 
     def begin(self, state: np.ndarray, fixtures: Fixtures) -> None:
         """Start from a simulator state with the fixtures at given poses. What ran before leaves no trace."""
@@ -103,10 +104,10 @@ class Simulation:
     def wait(self, steps: int) -> Observation:
         """Let the objects settle for some steps and observe, as harnesses do before the policy starts."""
         for _ in range(steps - 1):
-            self.step(self._rest, observe=False)
+            self.step(self.rest_action, observe=False)
         if steps == 0:
             return self.observe()
-        return self.step(self._rest, observe=True)
+        return self.step(self.rest_action, observe=True)
 
     def step(self, action: np.ndarray, observe: bool) -> Observation:
         """One control step; the observation is empty unless asked for."""
