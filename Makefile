@@ -8,10 +8,10 @@ INSTALLED     := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-fast test-slow format lint bench build clean
+.PHONY: help install install-dev quickstart test test-fast test-slow format lint bench bench-simulation build clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
@@ -49,9 +49,11 @@ lint: $(INSTALLED_DEV) ## style and types, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED) ## milliseconds per simulator step beside stock LIBERO; training samples per second
-	$(BIN)/python benchmarks/simulation.py
+bench: bench-simulation ## that, and training samples per second
 	$(BIN)/python benchmarks/training.py
+
+bench-simulation: $(INSTALLED) ## what simulating costs beside stock LIBERO; options in ARGS="--task 3"
+	$(BIN)/python benchmarks/simulation.py $(ARGS)
 
 build: $(INSTALLED_DEV) ## sdist and wheel in dist/; the wheel must answer --version and list from a folder elsewhere
 	rm -rf dist

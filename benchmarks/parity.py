@@ -1,18 +1,19 @@
 """The same action sequences through our native engine and through stock LIBERO, state by state.
 
-    python benchmarks/parity.py                          # 100 sequences on 20 tasks of 13 suites, some 10 minutes
+    python benchmarks/parity.py                        # 100 sequences on 20 tasks, some 10 minutes
     python benchmarks/parity.py --tasks 2 --sequences 2
     python benchmarks/parity.py --write docs/performance.md
 
-For each task, sequences of the scripted expert (where there is one, until it succeeds) and of random actions (100
-steps, rotations left out of a third of them), each from an official init state, ten settling steps first. Stock is
-LIBERO's `OffScreenRenderEnv`, reset, with the same fixture poses and `set_init_state`; robosuite's own tasks
-are compared with robosuite's own stepping.
+For each task, sequences of the scripted expert (where there is one, until it succeeds) and of random actions
+(100 steps, rotations left out of a third of them), each from an official init state, ten settling steps
+first. Stock is LIBERO's `OffScreenRenderEnv`: reset, the same fixture poses, `set_init_state`; robosuite's own
+tasks are compared with robosuite's own stepping.
 
-Each sequence is run twice. `as is`: each side begins as it does. `same solver start`: the contact solver's warm start
-is copied from stock at the init state. Stock's is left over from the placement that its reset has drawn before
-the init state is set, so it depends on how many resets came before; ours does not. It is the only thing in which
-the two begin differently, which the second run shows: if there is nothing else, all its differences are zero.
+Each sequence is run twice. `as is`: each side begins as it does. `same solver start`: the contact solver's
+warm start is copied from stock at the init state. Stock's is left over from the placement that its reset has
+drawn before the init state is set, so it depends on how many resets came before; ours does not. It is the
+only thing in which the two begin differently, which the second run shows: if there is nothing else, all its
+differences are zero.
 """
 
 from __future__ import annotations
@@ -188,8 +189,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for o in outcomes:
         if o.success[0] != o.success[1]:
             lines.append(
-                f"\n{o.suite} task {o.task}, {o.kind}: success at step {o.success[0]} here and {o.success[1]} in "
-                f"stock (0: never); the runs are a millimetre apart from step {_apart(o)} on."
+                f"\n{o.suite} task {o.task}, {o.kind}: success at step {o.success[0]} here and "
+                f"{o.success[1]} in stock (0: never); a millimetre apart from step {_apart(o)} on."
             )
     return "\n".join(lines)
 

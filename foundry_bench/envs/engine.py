@@ -8,7 +8,7 @@ from typing import Protocol
 import mujoco
 import numpy as np
 
-from foundry_bench.envs.control import LeanControl
+from foundry_bench.envs.control import make_control
 from foundry_bench.envs.problem import Problem
 from foundry_bench.errors import FoundryError, nearest
 
@@ -47,7 +47,7 @@ class NativeEngine:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._control = LeanControl(problem.model, problem.data, problem.robot)
+        self._control = make_control(problem.model, problem.data, problem.robot)
 
     def begin(self) -> None:
         """Make a new controller from the robot's start pose."""
