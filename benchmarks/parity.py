@@ -6,8 +6,8 @@
 
 For each task, sequences of the scripted expert (where there is one, until it succeeds) and of random actions
 (100 steps, rotations left out of a third of them), each from an official init state, ten settling steps
-first. Stock is LIBERO's `OffScreenRenderEnv`: reset, the same fixture poses, `set_init_state`; robosuite's own
-tasks are compared with robosuite's own stepping.
+first. Stock is LIBERO's `OffScreenRenderEnv`: reset, the same fixture poses, `set_init_state`; robosuite's
+own tasks are compared with robosuite's own stepping.
 
 Each sequence is run twice. `as is`: each side begins as it does. `same solver start`: the contact solver's
 warm start is copied from stock at the init state. Stock's is left over from the placement that its reset has

@@ -130,6 +130,18 @@ def smallest(words: list[str]) -> list[str]:
     return [name, *kept, *SMALLEST]
 
 
+@pytest.mark.slow
+def test_the_example_suite_is_demonstrated_and_judged(here: Path) -> None:
+    """A task that LIBERO does not have, with init states that are sampled: the expert solves it unasked."""
+    suite = [f"suites={{tidy: '{ROOT / 'examples' / 'suites' / 'tidy'}'}}", "suite=tidy", "scale=smoke"]
+    small = ["demos.per_task=2", "demos.mistakes=0.0", "eval.episodes=2", "eval.videos=0"]
+    for command in (["demos"], ["eval", "checkpoint=random"]):
+        words = [sys.executable, "-m", "foundry_bench", *command, *suite, *small]
+        run = subprocess.run(words, capture_output=True, text=True)
+        assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    assert "0/2" in run.stdout
+
+
 def test_smallest_form_of_each_command_parses() -> None:
     for _, words in commands("foundry-bench"):
         small = smallest(words)

@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from foundry_bench.envs.files import NPZ_ERRORS, atomic_write
 
+_CREASE = 0.64  # cosine of 50 degrees
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -122,27 +124,59 @@ def _facing(mesh: Mesh) -> np.ndarray:
 
 
 def _cluster_texcoords(mesh: Mesh, cluster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Texture coordinates for merged vertices: the mean over each cluster's corners of one texture chart.
+    """Texture coordinates for merged vertices: means over those corners of a cluster that hang together.
 
-    A chart is a connected piece of the texture; averaging over two of them would smear across a seam.
+    Two corners hang together if edges inside the cluster lead from one to the other without crossing a seam
+    of the texture. Where a texture is cut open (around a bowl), both sides of the cut lie in one cluster and
+    far apart in the texture; their mean would be somewhere else altogether.
     """
     if not len(mesh.texcoords):
         return mesh.texcoords, mesh.corners
     _, welded = np.unique(np.round(mesh.texcoords, 5), axis=0, return_inverse=True)
-    corners = welded.reshape(-1)[mesh.corners]
-    ends = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]]])
-    count = int(welded.max()) + 1
+    corners = welded.reshape(-1)[mesh.corners].astype(np.int64)  # (F, 3)
+    where = cluster[mesh.faces].astype(np.int64)  # (F, 3)
+    _, node = np.unique(where * (int(corners.max()) + 1) + corners, return_inverse=True)
+    node = node.reshape(-1, 3)
+    sides = ((0, 1), (1, 2), (2, 0))
+    ends = np.concatenate([node[where[:, one] == where[:, other]][:, [one, other]] for one, other in sides])
+    count = int(node.max()) + 1
     graph = csr_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
-    _, chart = connected_components(graph, directed=False)
-    where = cluster[mesh.faces].astype(np.int64).reshape(-1) * (int(chart.max()) + 1) + chart[
-        corners
-    ].reshape(-1)
-    _, group = np.unique(where, return_inverse=True)
-    group = group.reshape(-1)
+    _, island = connected_components(graph, directed=False)
+    group = island[node].reshape(-1)
     values = mesh.texcoords[mesh.corners].reshape(-1, 2)
     size = np.bincount(group)
     means = np.stack([np.bincount(group, values[:, axis]) / size for axis in range(2)], axis=1)
     return means, group.reshape(-1, 3)
+
+
+def with_normals(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
+    """The same triangles with a unit normal for each vertex, (V, 3), vertices at edges doubled.
+
+    A corner's normal is the mean over the triangles at its vertex, weighted by area, that face within 50
+    degrees of the corner's own. Left to itself MuJoCo would take the mean over all of them, and a box would
+    shade like a cushion.
+    """
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    areas = np.cross(b - a, c - a)  # as long as twice the area
+    lengths = np.linalg.norm(areas, axis=1, keepdims=True)
+    facing = areas / np.where(lengths > 0, lengths, 1.0)
+    touching: list[list[int]] = [[] for _ in range(len(mesh.vertices))]
+    for face, corners in enumerate(mesh.faces):
+        for vertex in corners:
+            touching[vertex].append(face)
+    normals = np.empty((len(mesh.faces), 3, 3))
+    for vertex, faces in enumerate(touching):
+        near = (facing[faces] @ facing[faces].T > _CREASE) | np.eye(len(faces), dtype=bool)
+        sums = near @ areas[faces]
+        size = np.linalg.norm(sums, axis=1, keepdims=True)
+        means = np.where(size > 0, sums / np.where(size > 0, size, 1.0), [0.0, 0.0, 1.0])
+        for face, normal in zip(faces, means, strict=True):
+            normals[face, mesh.faces[face] == vertex] = normal
+    keys = np.concatenate([mesh.faces.reshape(-1, 1), np.round(normals.reshape(-1, 3), 5)], axis=1)
+    _, first, corner = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    vertices = mesh.vertices[mesh.faces.reshape(-1)[first]]
+    split = Mesh(vertices, corner.reshape(-1, 3), mesh.texcoords, mesh.corners)
+    return split, normals.reshape(-1, 3)[first]
 
 
 def _compact(mesh: Mesh) -> Mesh:
@@ -158,7 +192,7 @@ def _compact(mesh: Mesh) -> Mesh:
 def light_mesh(file: str, scale: np.ndarray, max_vertices: int, cache: Path) -> Mesh:
     """The decimated mesh of a file, from the cache where it is there."""
     digest = hashlib.sha256(Path(file).read_bytes())
-    digest.update(f"{np.asarray(scale).tolist()} {max_vertices} v3".encode())
+    digest.update(f"{np.asarray(scale).tolist()} {max_vertices} v4".encode())
     path = cache / f"{digest.hexdigest()[:24]}.npz"
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -195,11 +229,12 @@ def lighten(spec: mujoco.MjSpec, max_vertices: int, max_pixels: int, cache: Path
     for item in spec.meshes:
         if item.name in solid or not item.file:
             continue
-        mesh = light_mesh(item.file, item.scale, max_vertices, cache)
+        mesh, normals = with_normals(light_mesh(item.file, item.scale, max_vertices, cache))
         item.file = ""
         item.scale = np.ones(3)
         item.uservert = mesh.vertices.astype(np.float32).reshape(-1).tolist()
         item.userface = mesh.faces.astype(np.int32).reshape(-1).tolist()
+        item.usernormal = normals.astype(np.float32).reshape(-1).tolist()
         if len(mesh.texcoords):
             item.usertexcoord = mesh.texcoords.astype(np.float32).reshape(-1).tolist()
             item.userfacetexcoord = mesh.corners.astype(np.int32).reshape(-1).tolist()

