@@ -19,6 +19,12 @@ def repository() -> Path:
     return ROOT
 
 
+@pytest.fixture(autouse=True)
+def _no_suites_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration makes users' suites known to the whole process; the next test knows none."""
+    monkeypatch.setenv("FOUNDRY_BENCH_SUITES", "")
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory: what commands write to ``results`` lands there."""

@@ -59,7 +59,13 @@ def skipped_tasks(demos: dict[str, Any] | None) -> str:
 
 
 def _of_suite(suite: Suite, wanted: Any) -> list[Task]:
-    numbers = wanted.get(suite.name, wanted.get("default", [])) if isinstance(wanted, dict) else wanted
+    numbers = wanted
+    if isinstance(wanted, dict) and suite.name in wanted:
+        numbers = wanted[suite.name]
+    elif isinstance(wanted, dict):
+        numbers = wanted.get("default", [])
+        if numbers is not None:  # said of suites in general, which may have fewer tasks
+            numbers = [number for number in numbers if number < len(suite.tasks)]
     if numbers is None:
         return list(suite.tasks)
     for number in numbers:

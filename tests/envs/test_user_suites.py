@@ -65,11 +65,6 @@ class Push(gymnasium.Env[dict[str, Any], np.ndarray]):
 gymnasium.register("foundry_bench_tests/Push-v0", Push)
 
 
-@pytest.fixture(autouse=True)
-def _no_suites_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(user_suites.VARIABLE, "")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with one of LIBERO's tasks, under another name, and its init states."""

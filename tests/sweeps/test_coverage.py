@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from foundry_bench.configs.compose import compose
@@ -66,3 +68,9 @@ def test_sentence_says_what_is_covered_and_how_to_get_the_rest() -> None:
 def test_skipped_tasks_are_counted() -> None:
     assert skipped_tasks(None) == skipped_tasks({"skipped": []}) == ""
     assert "2 of them skipped" in skipped_tasks({"skipped": [{}, {}]})
+
+
+def test_what_is_said_of_suites_in_general_is_cut_to_what_a_suite_has(tmp_path: Path) -> None:
+    (tmp_path / "only.bddl").write_text("(define (problem X) (:language do it))")
+    config = compose([f"suites={{mine: '{tmp_path}'}}", "suite=mine", "scale=quick"])
+    assert [task.name for task in selected_tasks(config)] == ["only"]
