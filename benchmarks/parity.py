@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simulation import write_section  # beside this script
 
 from foundry_bench import runtime
 
@@ -221,10 +222,7 @@ def main() -> None:
     text = table(outcomes)
     print(text)
     if arguments.write:
-        page = arguments.write.read_text()
-        begin, end = "<!-- begin: parity -->", "<!-- end: parity -->"
-        head, rest = page.split(begin)
-        arguments.write.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+        write_section(arguments.write, "parity", text)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,8 @@ def test_python_examples_run(here: Path) -> None:
 def smallest(words: list[str]) -> list[str]:
     """The command at the smallest scale; a checkpoint is the one that commands before it left."""
     name, *rest = words
-    if "--help" in rest or name in ("list", "doctor"):
-        return words
+    if "--help" in rest or name in ("list", "doctor"):  # in another folder than the page speaks of
+        return [word.replace("examples/", f"{ROOT}/examples/") for word in words]
     kept = [word for word in rest if word.startswith("model=") or word == "checkpoint=random"]
     if any(word.startswith("checkpoint=results/") for word in rest):
         kept = [f"checkpoint=results/{compose(SMALLEST).experiment}/train/checkpoint"]

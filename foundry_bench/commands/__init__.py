@@ -128,10 +128,10 @@ _ALL = (
         "list",
         "suites and tasks with their instructions",
         "Shows number and instruction of each task of a suite (libero: of all four).",
-        ("suite",),
+        ("suite", "robot", "suites"),
         ("list", "list suite=libero_goal"),
         "foundry_bench.commands.listing:run",
-        only=("suite", "debug"),
+        only=("suite", "robot", "suites", "debug"),
     ),
     Command(
         "cache",

@@ -24,7 +24,8 @@ def run(config: DictConfig) -> int:
 
 
 def _table(suite: Suite) -> Table:
-    table = Table(title=f"{suite.name} ({len(suite.tasks)} tasks)", title_justify="left", box=box.SIMPLE_HEAD)
+    count = "1 task" if len(suite.tasks) == 1 else f"{len(suite.tasks)} tasks"
+    table = Table(title=f"{suite.name} ({count})", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("task", justify="right")
     table.add_column("instruction", overflow="fold")
     for task in suite.tasks:
