@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +9,32 @@ import pytest
 
 from foundry_bench.data.demos import CollectReport, DemosConfig, collect
 from foundry_bench.data.lerobot import RobotDataset
+from foundry_bench.envs import user_suites
 from foundry_bench.envs.simulation import Simulation
-from foundry_bench.envs.suites import task
+from foundry_bench.envs.suites import Task, task
 from foundry_bench.errors import FoundryError
 
+_TIDY = Path(__file__).parents[2] / "examples" / "suites" / "tidy" / "put_the_butter_on_the_plate.bddl"
 _CONFIG = DemosConfig(per_task=2, image_size=32, mistakes=0.0)
 
 
 @pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> CollectReport:
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Task]]:
+    """A task, and one whose goal no skill reaches: the butter is to hover."""
+    folder = tmp_path_factory.mktemp("suites") / "hover"
+    folder.mkdir()
+    goal = _TIDY.read_text().replace("(On butter_1 plate_1))\n", "(Up butter_1))\n")
+    assert "(Up butter_1)" in goal
+    (folder / "let_the_butter_hover.bddl").write_text(goal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(user_suites.VARIABLE, json.dumps({"hover": str(folder)}))
+        yield [task("libero_object", 2), task("hover", 0)]
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory, tasks: list[Task]) -> CollectReport:
     """Two demonstrations of one task, and a task that has no expert."""
-    out = tmp_path_factory.mktemp("demos") / "set"
-    tasks = [task("libero_object", 2), task("libero_goal", 0)]
-    return collect(tasks, _CONFIG, out, workers=2, progress=False)
+    return collect(tasks, _CONFIG, tmp_path_factory.mktemp("demos") / "set", workers=2, progress=False)
 
 
 def test_the_report_says_what_was_kept_and_what_was_skipped(collected: CollectReport) -> None:
@@ -28,7 +43,7 @@ def test_the_report_says_what_was_kept_and_what_was_skipped(collected: CollectRe
     assert done["attempts"] >= 2
     assert done["mean_length"] > 20
     assert skipped["kept"] == 0
-    assert "open" in skipped["skipped"]
+    assert "'up'" in skipped["skipped"]
 
 
 def test_a_demonstration_is_made_again_from_its_seed_and_actions(collected: CollectReport) -> None:
@@ -55,13 +70,12 @@ def test_labels_are_the_clean_actions(collected: CollectReport) -> None:
 
 
 def test_a_finished_collection_is_not_made_again(
-    collected: CollectReport, monkeypatch: pytest.MonkeyPatch
+    collected: CollectReport, tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_workers(*_: object) -> None:
         pytest.fail("workers were started")
 
     monkeypatch.setattr("foundry_bench.data.demos.WorkerPool", no_workers)
-    tasks = [task("libero_object", 2), task("libero_goal", 0)]
     assert collect(tasks, _CONFIG, collected.root, workers=1, progress=False) == collected
 
 

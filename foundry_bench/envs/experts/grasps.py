@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foundry_bench.envs.experts.arm import wrap_half_turn
 from foundry_bench.envs.experts.world import World
 
 _MAX_WIDTH = 0.066  # of what is gripped; the fingers open to 7.25 cm in practice
@@ -16,7 +17,9 @@ _DIRECTIONS = 24
 _COMFORTABLE_REACH, _FAR_COST = 0.68, 10.0  # metres from the base; beyond about 0.76 the elbow is straight
 _CLOSE_COST = 0.4  # for passing something by less than a few centimetres
 _SIDE_COST = 0.3  # for the left side of a rim against the right one
+_HANDLE_COST = 0.6
 _DEPTHS = ((0.026, 0.0), (0.016, 0.1), (0.006, 0.4))  # of the pads' centre below the top, and what it costs
+BLOCKED = 3.0  # a cost that only a grasp has whose fingers or hand would hit something
 _PAD_BELOW = 0.009  # the pads reach this far below their centre
 
 _Candidate = tuple[np.ndarray, float, str, float]  # position, yaw, kind, cost
@@ -29,7 +32,7 @@ class Grasp:
     Attributes:
         position: where the grip site goes, (3,).
         yaw: angle of the closing axis in the horizontal plane, radians, modulo pi.
-        kind: `across` or `rim`.
+        kind: `across`, `rim` or `handle`.
         cost: lower is better.
     """
 
@@ -39,7 +42,14 @@ class Grasp:
     cost: float
 
 
-def find_grasps(world: World, name: str, support: float, destination: np.ndarray) -> list[Grasp]:
+def find_grasps(
+    world: World,
+    name: str,
+    support: float,
+    destination: np.ndarray,
+    coming: np.ndarray | None = None,
+    moved: np.ndarray | None = None,
+) -> list[Grasp]:
     """Grasps of an object from above, the best first.
 
     Args:
@@ -47,11 +57,16 @@ def find_grasps(world: World, name: str, support: float, destination: np.ndarray
         name: the object.
         support: height of what the object stands on, below which no finger goes.
         destination: where the object's position will be taken, (3,).
+        coming: points of what will stand in the way beside what does now, (n, 3).
+        moved: as if the object stood so far from where it does, (3,).
     """
-    points = world.points(name)
-    rotation, origin = world.rotation(name), world.position(name)
+    moved = np.zeros(3) if moved is None else moved
+    points = world.points(name) + moved
+    rotation, origin = world.rotation(name), world.position(name) + moved
     local = (points - origin) @ rotation
     obstacles = world.other_points([name])
+    if coming is not None:
+        obstacles = np.concatenate([obstacles, coming])
     near = np.linalg.norm(obstacles[:, :2] - points[:, :2].mean(axis=0), axis=1) < 0.3
     obstacles = obstacles[near]
     axis = world.closing_axis
@@ -61,6 +76,7 @@ def find_grasps(world: World, name: str, support: float, destination: np.ndarray
         yaw = np.pi * number / _DIRECTIONS
         found += _across(points, yaw, support)
         found += _rim(local, rotation, origin, 2 * yaw, support)
+        found += _handle(points, 2 * yaw, support)
     scored = []
     for position, yaw, kind, cost in found:
         turn = abs(wrap_half_turn(yaw - current))
@@ -74,9 +90,14 @@ def find_grasps(world: World, name: str, support: float, destination: np.ndarray
     return sorted(scored, key=lambda grasp: grasp.cost)
 
 
-def wrap_half_turn(angle: float) -> float:
-    """The same direction of a line as ``angle``, in [-pi/2, pi/2)."""
-    return float((angle + np.pi / 2) % np.pi - np.pi / 2)
+def across_grasps(world: World, points: np.ndarray, support: float) -> list[Grasp]:
+    """Grasps across a narrow part given by its points, (n, 3), that nothing is said about but its shape."""
+    found = [
+        Grasp(*candidate)
+        for number in range(_DIRECTIONS)
+        for candidate in _across(points, np.pi * number / _DIRECTIONS, support)
+    ]
+    return sorted(found, key=lambda grasp: grasp.cost)
 
 
 def _across(points: np.ndarray, yaw: float, support: float) -> list[_Candidate]:
@@ -128,6 +149,28 @@ def _rim(
     return [(position, float(np.arctan2(outward[1], outward[0])) % np.pi, "rim", cost)]
 
 
+def _handle(points: np.ndarray, angle: float, support: float) -> list[_Candidate]:
+    """The grasp of what sticks out at one angle, such as a mug's handle or a pan's, across it."""
+    middle = np.median(points[:, :2], axis=0)
+    direction, aside = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    out, off = (points[:, :2] - middle) @ direction, np.abs((points[:, :2] - middle) @ aside)
+    usual = float(np.median([out.max(), -out.min()]))
+    reach = float(out.max())
+    if reach < 1.25 * usual or off[out > reach - 0.005].max() > _MAX_WIDTH / 2:
+        return []
+    # Of what is narrow, the part next to the body: less of a lever.
+    found: list[_Candidate] = []
+    for place in np.arange(reach - 0.012, usual, -0.01):
+        band = points[np.abs(out - place) < 0.011]
+        width = np.ptp((band[:, :2] - middle) @ aside) if len(band) else np.inf
+        if width > _MAX_WIDTH - 0.02:
+            break
+        height = max(float(band[:, 2].max()) - _RIM_DEPTH, support + _TIP_CLEARANCE)
+        spot = middle + direction * place + aside * float(((band[:, :2] - middle) @ aside).mean())
+        found = [(np.array([*spot, height]), (angle + np.pi / 2) % np.pi, "handle", _HANDLE_COST)]
+    return found
+
+
 def _collisions(position: np.ndarray, yaw: float, kind: str, own: np.ndarray, obstacles: np.ndarray) -> float:
     """A penalty for what the open fingers and the hand would hit on their way down."""
     along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
@@ -142,7 +185,7 @@ def _collisions(position: np.ndarray, yaw: float, kind: str, own: np.ndarray, ob
         if weight == 1.0:
             close = (u < 0.13) & (v < 0.075) & (up > 0.035) & (up < 0.2)
             penalty += _CLOSE_COST * bool(close.any())
-        if kind == "rim" and weight < 1:
+        if kind != "across" and weight < 1:
             fingers = np.zeros_like(fingers)  # the inner finger goes into the object
         penalty += weight * (
             4.0 * bool(hand.any()) + 3.0 * bool(fingers.any()) + 0.02 * int((hand | fingers).sum())

@@ -6,76 +6,35 @@ and ends by returning whether it did its part; nothing is planned open loop.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
-from foundry_bench.envs.experts.grasps import Grasp, find_grasps, wrap_half_turn
+from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm, wrap_half_turn
+from foundry_bench.envs.experts.fit import Fit
+from foundry_bench.envs.experts.grasps import Grasp, find_grasps
 from foundry_bench.envs.experts.world import World
 
+Suits = Callable[[Grasp], float]
 Actions = Generator[np.ndarray, None, bool]
 
-OPEN, CLOSED = -1.0, 1.0
-_METRES_PER_UNIT, _RADIANS_PER_UNIT = 0.05, 0.5  # of an action
 _APPROACH = 0.07  # height above a grasp at which the hand lines up
 _DESCENT = 0.02  # largest step down aimed at near a grasp: faster, the arm swings aside
 _LAST, _LAST_DESCENT = 0.035, 0.012  # and so close above it, where a policy needs time to correct itself
 _LOWERING = 0.015  # smallest step down aimed at while putting down, until something is felt
 _CLEARANCE = 0.035
+_OVER_ARRIVES, _OVER_LEAVES = 0.02, 0.05  # from a position seen from above, metres
 _WIDE = 0.07  # an opening that lets go of anything
+_FITS = 0.1  # radians
+_LAY_TILT = np.radians(65.0)
+_STUCK_ABOVE = 0.02  # metres over a grasp
+_IN_LINE = 0.007  # metres
+_LET_GO = 0.025  # this much wider than they held it
 _READY = 0.05  # an opening with which the fingers may go down around something
 _NOTHING = 0.002  # an opening with nothing between the fingers; the thinnest rim leaves more
 _ASTRAY, _LOW = 0.02, 0.03  # this far off line and this close above a grasp, the way back is over the top
+_NEAR, _RISE = 0.15, 0.6  # metres within which a height must be reached now, and the slope of the rise
 _CORRIDOR = 0.13  # half width of what is looked at on a way
-
-
-class Arm:
-    """Moves the hand towards poses, one action at a time.
-
-    Args:
-        world: the scene.
-        speed: factor on the largest displacement of a step, (0, 1].
-    """
-
-    def __init__(self, world: World, speed: float = 1.0) -> None:
-        self.world = world
-        self.speed = speed
-        self.near_contact = False  # tells the noise to be gentle
-        self.grasping = False  # going down around something or closing on it
-        rotation = world.hand_rotation
-        # The start pose points down to within a degree: make it exact, and count yaw from there.
-        self._down = _upright(rotation)
-        axis = world.closing_axis
-        self._home_yaw = float(np.arctan2(axis[1], axis[0]))
-        self._yaw = self._home_yaw
-
-    def towards(self, target: np.ndarray, gripper: float, gain: float = 1.8) -> np.ndarray:
-        """The action that takes the hand towards a position, keeping the chosen yaw.
-
-        The default gain leaves the controller well damped (0.75); with 1, joint friction stops the hand
-        one or two centimetres short.
-        """
-        error = (target - self.world.hand) * gain / _METRES_PER_UNIT
-        largest = np.abs(error).max() / self.speed
-        if largest > 1.0:
-            error /= largest
-        turn = _rotation_vector(self._rotation() @ self.world.hand_rotation.T) * gain / _RADIANS_PER_UNIT
-        turn = np.clip(turn, -0.5, 0.5)
-        turn[np.abs(turn) < 1e-3] = 0.0
-        return np.array([*error, *turn, gripper])
-
-    def face(self, yaw: float) -> None:
-        """Choose the direction of the closing axis; the wrist turns the short way from the start pose."""
-        self._yaw = self._home_yaw + wrap_half_turn(yaw - self._home_yaw)
-
-    def turned(self) -> bool:
-        """Whether the hand has the chosen yaw."""
-        return float(np.linalg.norm(_rotation_vector(self._rotation() @ self.world.hand_rotation.T))) < 0.2
-
-    def _rotation(self) -> np.ndarray:
-        angle = self._yaw - self._home_yaw
-        cosine, sine = np.cos(angle), np.sin(angle)
-        return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]) @ self._down
 
 
 def go(arm: Arm, target: np.ndarray, gripper: float, tolerance: float, limit: int = 60) -> Actions:
@@ -90,7 +49,7 @@ def go(arm: Arm, target: np.ndarray, gripper: float, tolerance: float, limit: in
 def go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tolerance: float) -> Actions:
     """Move to a position over whatever stands in the way: rise first if need be, then across, then down."""
     world = arm.world
-    still, before = 0, world.hand
+    still, before, over = 0, world.hand, False
     for _ in range(90):
         hand = world.hand
         if held and not is_held(world, held):
@@ -104,20 +63,24 @@ def go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tole
         distance = float(np.linalg.norm(offset))
         if distance < tolerance and abs(target[2] - hand[2]) < max(tolerance, 0.012) and arm.turned():
             return True
-        floor = _highest_on_way(world, hand, target, [held] if held else []) + hang + _CLEARANCE
-        height = max(target[2], floor)
+        highest, near = _highest_on_way(world, hand, target, [held] if held else [])
+        floor, height = near + hang + _CLEARANCE, max(target[2], highest + hang + _CLEARANCE)
         waypoint = np.array([*target[:2], height])
-        if distance > 0.03 and hand[2] < floor - 0.01:
+        # On the way down the arm swings aside a little; that is no reason to rise again.
+        over = distance < (_OVER_LEAVES if over else _OVER_ARRIVES)
+        if distance > 0.03 and not over and hand[2] < floor - 0.01:
             # Too low to cross: rise, and move across only as far as the height allows.
             share = np.clip(1.0 - (floor - hand[2]) / 0.06, 0.0, 1.0)
             waypoint[:2] = hand[:2] + offset * share * min(1.0, 0.05 / distance)
-        elif distance < 0.02:
+        elif over and (arm.turned() or not held):
             waypoint[2] = target[2]
         yield arm.towards(waypoint, gripper)
     return False
 
 
-def grasp(arm: Arm, name: str, destination: np.ndarray, avoid: list[Grasp]) -> Actions:
+def grasp(
+    arm: Arm, name: str, destination: np.ndarray, avoid: list[Grasp], suits: Suits | None = None
+) -> Actions:
     """Grasp an object from above and lift it.
 
     Args:
@@ -125,26 +88,29 @@ def grasp(arm: Arm, name: str, destination: np.ndarray, avoid: list[Grasp]) -> A
         name: the object.
         destination: where it goes afterwards, (3,); the grasp should suit that place too.
         avoid: grasps that did not hold; a failed one is added.
+        suits: what a grasp costs for what is done afterwards, beside what it costs by itself.
     """
     world = arm.world
     support = support_height(world, name)
     options = [
         option
         for option in find_grasps(world, name, support, destination)
-        if not _tried(option, avoid, world, name)
+        if not was_tried(option, avoid, world, name)
     ]
     if not options:
         return False
-    best = options[0]
+    best = options[0] if suits is None else min(options, key=lambda option: option.cost + suits(option))
     start = world.position(name)
     above = best.position + _up(_APPROACH)
     arm.face(best.yaw)
     yield from go_over(arm, above, OPEN, None, 0.02)
     arm.near_contact = arm.grasping = True
-    closed = yield from _straight_down(arm, best.position, name, start)
-    closed = closed and (yield from _close(arm, best.position))
+    down = yield from _straight_down(arm, best.position, name, start)
+    closed = down and (yield from close_on(arm, best.position))
     arm.near_contact = arm.grasping = False
     if not closed:
+        if world.hand[2] > best.position[2] + _STUCK_ABOVE:  # something holds the hand or the arm up
+            avoid.append(Grasp(best.position - world.position(name), best.yaw, best.kind, best.cost))
         return False
     height = world.position(name)[2]
     for _ in range(9):
@@ -165,8 +131,13 @@ def _straight_down(arm: Arm, target: np.ndarray, name: str, start: np.ndarray) -
     knows the one and not the other. False where the hand was pushed off line, the object was pushed away or
     the fingers have closed: then the way is over the top again.
     """
+    before, still = arm.world.hand, 0
     for _ in range(45):
         hand = arm.world.hand
+        still = still + 1 if np.linalg.norm(hand - before) < 0.001 else 0
+        before = hand
+        if still > 8 and hand[2] > target[2] + _STUCK_ABOVE:
+            return False
         pushed = (arm.world.position(name) - start)[:2]
         if np.linalg.norm(pushed) > 0.03:
             return False
@@ -186,7 +157,7 @@ def _straight_down(arm: Arm, target: np.ndarray, name: str, start: np.ndarray) -
     return True  # something is in the way: close here and see
 
 
-def _close(arm: Arm, position: np.ndarray) -> Actions:
+def close_on(arm: Arm, position: np.ndarray) -> Actions:
     """Close the fingers until they stop; False as soon as the hand is off line or has closed on nothing."""
     before = arm.world.opening
     for step in range(12):
@@ -202,7 +173,14 @@ def _close(arm: Arm, position: np.ndarray) -> Actions:
     return True
 
 
-def place(arm: Arm, name: str, target: np.ndarray, drop: float = 0.0) -> Actions:
+def place(
+    arm: Arm,
+    name: str,
+    target: np.ndarray,
+    drop: float = 0.0,
+    quick: bool = False,
+    fit: Callable[[], Fit] | None = None,
+) -> Actions:
     """Carry the held object until its position is over ``target``, lower it, let go and rise.
 
     Args:
@@ -210,9 +188,18 @@ def place(arm: Arm, name: str, target: np.ndarray, drop: float = 0.0) -> Actions
         name: the held object.
         target: where the object's position goes, (3,).
         drop: height above the target from which it may fall.
+        fit: how the object goes between the walls of a container; replaces ``target``.
+        quick: whether to leave as soon as the fingers have let go.
     """
     world = arm.world
-    for _ in range(3):  # the object may swing in the fingers: steer it, not the hand
+    arm.near_contact = False
+    tight = False
+    if fit is not None:
+        how = yield from _line_up(arm, name, fit)
+        target, drop, tight = how.spot, max(drop, how.drop), how.tight
+        if tight:
+            yield from _between(arm, name, target + _up(drop))
+    for _ in range(0 if tight else 3):  # the object may swing in the fingers: steer it, not the hand
         offset = world.hand - world.position(name)
         above = target + offset + _up(0.05 + drop)
         arm.near_contact = False
@@ -235,17 +222,108 @@ def place(arm: Arm, name: str, target: np.ndarray, drop: float = 0.0) -> Actions
         low = min(low, position[2])
         if stalled >= 3:
             break
-    yield from release(arm)
-    yield from retreat(arm)
+    yield from release(arm, arm.world.opening + _LET_GO if quick else _WIDE)
+    yield from retreat(arm, 0.06 if quick else 0.1)
     arm.near_contact = False
     return True
 
 
-def release(arm: Arm) -> Actions:
+def _line_up(arm: Arm, name: str, fit: Callable[[], Fit]) -> Generator[np.ndarray, None, Fit]:
+    """Turn a held object as it must go in, above the walls and not between them; twice, if it slips."""
+    world = arm.world
+    how = fit()
+    for _ in range(2):
+        if abs(how.turn) < _FITS and not how.tight:
+            break
+        arm.turn_by(how.turn)
+        hang = float(world.hand[2] - world.points(name)[:, 2].min())
+        high = how.spot + world.hand - world.position(name)
+        high[2] = max(high[2], how.rim + hang + 0.02)
+        yield from go_over(arm, high, CLOSED, name, 0.02)
+        how = fit()
+        if abs(how.turn) < _FITS:
+            break
+    return how
+
+
+def _between(arm: Arm, name: str, target: np.ndarray) -> Actions:
+    """Lower a held object between walls: down only as far as it is in line."""
+    world = arm.world
+    still, before = 0, np.inf
+    for _ in range(50):
+        position = world.position(name)
+        if position[2] < target[2] + 0.006 or not is_held(world, name):
+            break
+        way = target - position
+        aside = float(np.linalg.norm(way[:2]))
+        way[2] = -_LOWERING if aside < _IN_LINE else 0.0
+        way[:2] *= 1.2
+        yield arm.towards(world.hand + way, CLOSED)
+        still = still + 1 if position[2] > before - 0.001 and aside < _IN_LINE else 0
+        before = float(position[2])
+        if still > 6:
+            break
+    return True
+
+
+def lay(arm: Arm, name: str, target: np.ndarray, along: np.ndarray, rim: float) -> Actions:
+    """Lay a held object on its side into a container, its upper end last.
+
+    Args:
+        arm: the arm, its hand pointing down.
+        name: the held object.
+        target: where the middle of the object goes, (3,).
+        along: horizontal unit vector in which the container is long, (3,).
+        rim: height of the container's walls.
+    """
+    world = arm.world
+    tilt_over(arm, along)
+    arm.near_contact = False
+    for _ in range(2):
+        points = world.points(name)
+        middle = (points.min(axis=0) + points.max(axis=0)) / 2
+        high = target + world.hand - middle
+        high[2] = max(high[2], rim + world.hand[2] - points[:, 2].min() + 0.02)
+        yield from go_over(arm, high, CLOSED, name, 0.02)
+    arm.near_contact = True
+    low, stalled = np.inf, 0
+    for _ in range(40):
+        points = world.points(name)
+        way = target - (points.min(axis=0) + points.max(axis=0)) / 2
+        way[2] = -_LOWERING
+        if not is_held(world, name):
+            break
+        yield arm.towards(world.hand + way, CLOSED, gain=1.2)
+        lowest = float(world.points(name)[:, 2].min())
+        stalled = 0 if lowest < low - 0.001 else stalled + 1
+        low = min(low, lowest)
+        if stalled >= 4:
+            break
+    yield from release(arm)
+    yield from retreat(arm, 0.12)
+    arm.near_contact = False
+    arm.face(arm.home_yaw)
+    return True
+
+
+def tilt_over(arm: Arm, along: np.ndarray) -> None:
+    """Choose a direction of the hand that lays over what it holds upright, by the smallest turn."""
+    down, closing = _up(-1.0), arm.world.closing_axis
+    closing = np.array([*closing[:2], 0.0]) / np.linalg.norm(closing[:2])
+    now = np.stack([closing, np.cross(down, closing), down], axis=1)
+    turns = []
+    for way in (along, -along):
+        direction = way * np.sin(_LAY_TILT) + down * np.cos(_LAY_TILT)
+        for across in (np.cross(_up(1.0), way), np.cross(way, _up(1.0))):
+            turns.append(np.stack([across, np.cross(direction, across), direction], axis=1) @ now.T)
+    arm.rotate(max(turns, key=lambda turn: float(np.trace(turn))))
+
+
+def release(arm: Arm, opening: float = _WIDE) -> Actions:
     """Open the fingers where they are."""
     spot = arm.world.hand
     for _ in range(12):
-        if arm.world.opening > _WIDE:
+        if arm.world.opening > opening:
             break
         yield arm.towards(spot, OPEN)
     return True
@@ -267,15 +345,23 @@ def support_height(world: World, name: str) -> float:
     return float(world.points(name)[:, 2].min())
 
 
-def _highest_on_way(world: World, start: np.ndarray, end: np.ndarray, excluded: list[str]) -> float:
-    """The highest point of anything within a corridor between two positions; -inf if there is nothing."""
+def _highest_on_way(
+    world: World, start: np.ndarray, end: np.ndarray, excluded: list[str]
+) -> tuple[float, float]:
+    """The highest point of anything in a corridor between two positions, and what that asks for already now.
+
+    What is farther off may be higher, since the hand rises on its way. Both are -inf if there is nothing.
+    """
     points = world.points_along(start, end, _CORRIDOR if excluded else 0.09, excluded)
     # What is under the end itself does not have to be cleared: the target's height already says.
-    heights = points[np.linalg.norm(points[:, :2] - end[:2], axis=1) > 0.07, 2]
-    return float(heights.max()) if len(heights) else -np.inf
+    points = points[np.linalg.norm(points[:, :2] - end[:2], axis=1) > 0.07]
+    if not len(points):
+        return -np.inf, -np.inf
+    far = np.maximum(0.0, np.linalg.norm(points[:, :2] - start[:2], axis=1) - _NEAR)
+    return float(points[:, 2].max()), float((points[:, 2] - _RISE * far).max())
 
 
-def _tried(option: Grasp, avoid: list[Grasp], world: World, name: str) -> bool:
+def was_tried(option: Grasp, avoid: list[Grasp], world: World, name: str) -> bool:
     here = option.position - world.position(name)
     return any(
         np.linalg.norm(here - old.position) < 0.012 and abs(wrap_half_turn(option.yaw - old.yaw)) < 0.2
@@ -285,23 +371,3 @@ def _tried(option: Grasp, avoid: list[Grasp], world: World, name: str) -> bool:
 
 def _up(height: float) -> np.ndarray:
     return np.array([0.0, 0.0, height])
-
-
-def _upright(rotation: np.ndarray) -> np.ndarray:
-    """The rotation nearest to ``rotation`` whose third axis points straight down."""
-    first = np.array([*rotation[:2, 0], 0.0])
-    first /= np.linalg.norm(first)
-    third = np.array([0.0, 0.0, -1.0])
-    return np.stack([first, np.cross(third, first), third], axis=1)
-
-
-def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """Axis times angle of a rotation matrix."""
-    skew = np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
-    sine = np.linalg.norm(skew) / 2
-    angle = float(np.arctan2(sine, (np.trace(rotation) - 1) / 2))
-    if sine < 1e-9:
-        return np.zeros(3)
-    return skew / (2 * sine) * angle

@@ -11,6 +11,10 @@ from foundry_bench.envs.simulation import Simulation
 
 _SPACING = 0.008  # metres between the points sampled on a collision geom
 _MAX_PER_SIDE = 24
+# The Panda's closed fingers, and its hand without them, as boxes around the grip site, metres; the axes are
+# the one along which the fingers close, the one across it and the one along which they point.
+_FINGERS_LOW, _FINGERS_HIGH = np.array([-0.025, -0.012, -0.026]), np.array([0.025, 0.012, 0.013])
+_HAND_LOW, _HAND_HIGH = np.array([-0.107, -0.034, -0.125]), np.array([0.107, 0.034, -0.026])
 
 
 class World:
@@ -41,7 +45,7 @@ class World:
             name: self.model.body(thing.root_body).id
             for name, thing in {**env.objects_dict, **env.fixtures_dict}.items()
         }
-        self._geoms = {name: self._collision_geoms(body) for name, body in self.bodies.items()}
+        self._geoms = {name: self.collision_geoms(body) for name, body in self.bodies.items()}
         self._local = {
             geom: _surface_points(self.model, geom) for geoms in self._geoms.values() for geom in geoms
         }
@@ -113,6 +117,24 @@ class World:
         points = self._world_points(geoms[_from_way(self.data.geom_xpos[geoms], start, end) < reach])
         return points[_from_way(points, start, end) < width]
 
+    def hand_hits(
+        self, position: np.ndarray, direction: np.ndarray, closing: np.ndarray, excluded: Iterable[str] = ()
+    ) -> int:
+        """How many points of the scene the hand with closed fingers would cover in a pose.
+
+        Args:
+            position: of the grip site, (3,).
+            direction: unit vector in which the fingers point, (3,).
+            closing: unit vector along which they close, (3,).
+            excluded: objects that do not count.
+        """
+        axes = np.stack([closing, np.cross(direction, closing), direction], axis=1)
+        local = (self.other_points(excluded) - position) @ axes
+        return sum(
+            int(((local > low) & (local < high)).all(axis=1).sum())
+            for low, high in ((_HAND_LOW, _HAND_HIGH), (_FINGERS_LOW, _FINGERS_HIGH))
+        )
+
     def gripped(self, name: str) -> bool:
         """Whether both finger pads touch an object."""
         return self._all_touch([[pad] for pad in self._pads], name)
@@ -120,6 +142,43 @@ class World:
     def pinched(self, name: str) -> bool:
         """Whether both fingers touch an object, with their pads or beside them."""
         return self._all_touch(self._finger_geoms, name)
+
+    def collision_geoms(self, body: int) -> list[int]:
+        """The geoms of a body and of what hangs on it that take part in collisions."""
+        model = self.model
+        members = {body}
+        for candidate in range(body + 1, model.nbody):  # a child's index is higher than its parent's
+            if int(model.body_parentid[candidate]) in members:
+                members.add(candidate)
+        return [
+            geom
+            for geom in range(model.ngeom)
+            if int(model.geom_bodyid[geom]) in members
+            and (model.geom_contype[geom] or model.geom_conaffinity[geom])
+        ]
+
+    def fixed_geoms(self, name: str) -> list[int]:
+        """The collision geoms of an object or a fixture but those that a joint of its own moves."""
+        root = self.bodies[name]
+        moving = {
+            int(body)
+            for body in range(root + 1, self.model.nbody)
+            if int(self.model.body_rootid[body]) == int(self.model.body_rootid[root])
+            and self._moves(body, root)
+        }
+        return [geom for geom in self._geoms[name] if int(self.model.geom_bodyid[geom]) not in moving]
+
+    def _moves(self, body: int, root: int) -> bool:
+        """Whether there is a joint between a body and the one it hangs on."""
+        while body not in (root, 0):
+            if self.model.body_jntnum[body]:
+                return True
+            body = int(self.model.body_parentid[body])
+        return False
+
+    def geom_points(self, geom: int) -> np.ndarray:
+        """Points on one collision geom, (n, 3)."""
+        return self._world_points([geom])
 
     def _all_touch(self, sides: list[list[int]], name: str) -> bool:
         geoms = set(self._geoms[name])
@@ -133,20 +192,6 @@ class World:
             for geom in geoms
         ]
         return np.concatenate(clouds) if clouds else np.zeros((0, 3))
-
-    def _collision_geoms(self, body: int) -> list[int]:
-        """The geoms of a body and of what hangs on it that take part in collisions."""
-        model = self.model
-        members = {body}
-        for candidate in range(body + 1, model.nbody):  # a child's index is higher than its parent's
-            if int(model.body_parentid[candidate]) in members:
-                members.add(candidate)
-        return [
-            geom
-            for geom in range(model.ngeom)
-            if int(model.geom_bodyid[geom]) in members
-            and (model.geom_contype[geom] or model.geom_conaffinity[geom])
-        ]
 
 
 def _from_way(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
