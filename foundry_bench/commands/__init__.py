@@ -41,14 +41,9 @@ class Command:
 
 _PLACE = ("experiment", "paths.results", "paths.data")
 _WHAT = ("suite", "scale", "tasks")
-_DEMOS = (
-    "demos.per_task",
-    "demos.noise",
-    "demos.mistakes",
-    "demos.root",
-    "protocol.image_size",
-    "protocol.render_profile",
-)
+_DEMOS = ("demos.per_task", "demos.style", "demos.noise", "demos.mistakes")
+_VARIETY = ("demos.slowest", "demos.grasps", "demos.detours")
+_FRAMES = ("protocol.image_size", "protocol.render_profile")
 _TRAIN = (
     "train.samples",
     "train.samples_per_task",
@@ -67,7 +62,7 @@ _ALL = (
         "Collects scripted demonstrations, trains a vision-language-action policy on them, judges it closed\n"
         "loop from the official init states, and writes the table to results/EXPERIMENT. A phase that was\n"
         "finished with the same inputs is not repeated; an interrupted one goes on where it stopped.",
-        (*_WHAT, *_DEMOS[:4], *_TRAIN, *_EVAL, *_DEMOS[4:], *_PLACE),
+        (*_WHAT, *_DEMOS, "demos.root", *_TRAIN, *_EVAL, *_FRAMES, *_PLACE),
         (
             "train-and-eval suite=libero",
             "train-and-eval suite=libero_object scale=laptop",
@@ -80,8 +75,21 @@ _ALL = (
         "collect scripted demonstrations",
         "Collects demonstrations of the scripted experts into a LeRobotDataset (v3.0) below paths.data.\n"
         "They start from freshly sampled states, never from the evaluation's; only successes are kept.",
-        (*_WHAT, *_DEMOS[:3], "demos.max_attempts_factor", "demos.workers", "seed", *_DEMOS[4:], *_PLACE),
-        ("demos suite=libero_object demos.per_task=50", "demos suite=libero_spatial scale=laptop"),
+        (
+            *_WHAT,
+            *_DEMOS,
+            *_VARIETY,
+            "demos.max_attempts_factor",
+            "demos.workers",
+            "seed",
+            *_FRAMES,
+            *_PLACE,
+        ),
+        (
+            "demos suite=libero_object demos.per_task=50",
+            "demos suite=libero_spatial scale=laptop",
+            "demos suite=libero_goal demos.style=varied",
+        ),
         "foundry_bench.commands.phases:demos",
     ),
     Command(
@@ -89,7 +97,7 @@ _ALL = (
         "train a policy on demonstrations",
         "Trains on the demonstrations the same keys stand for, collecting them first where missing, or\n"
         "on those in demos.root. Leaves results/EXPERIMENT/train/checkpoint.",
-        (*_WHAT, *_DEMOS[:4], *_TRAIN, *_DEMOS[4:5], *_PLACE),
+        (*_WHAT, *_DEMOS, "demos.root", *_TRAIN, *_FRAMES[:1], *_PLACE),
         ("train suite=libero_object train.samples=100000", "train demos.root=results/data/my-demos"),
         "foundry_bench.commands.phases:train",
     ),
@@ -105,13 +113,14 @@ _ALL = (
             *_EVAL,
             "eval.slots_per_worker",
             "device",
-            *_DEMOS[4:],
+            *_FRAMES,
             "protocol.engine",
             *_PLACE,
         ),
         (
             "eval checkpoint=results/libero-quick/train/checkpoint suite=libero_spatial eval.episodes=20",
             "eval checkpoint=random suite=libero_object scale=smoke",
+            "eval policy=scripted suite=libero scale=paper",
         ),
         "foundry_bench.commands.phases:evaluate",
     ),

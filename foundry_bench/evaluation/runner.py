@@ -9,6 +9,7 @@ from pathlib import Path
 
 from foundry_bench.envs.workers import WorkerPool
 from foundry_bench.errors import FoundryError
+from foundry_bench.evaluation.expert import find_policy
 from foundry_bench.evaluation.inference import check_fit
 from foundry_bench.evaluation.loop import EpisodeLoop, Identity, Limits
 from foundry_bench.evaluation.plan import Episode, TaskLike, plan, sizes
@@ -41,7 +42,7 @@ class Machinery:
 
 
 def evaluate(
-    policy: Policy,
+    policy: Policy | str,
     tasks: str | Sequence[TaskLike],
     protocol: Protocol,
     out: str | Path,
@@ -63,7 +64,8 @@ def evaluate(
     resumed (apart from times, host and number of attempts).
 
     Args:
-        policy: asked in this process, with batches of observations.
+        policy: asked in this process, with batches of observations; a name or a folder stands for the policy
+            that `find_policy` makes of it.
         tasks: tasks, or the name of a suite (``libero`` for the four standard ones).
         protocol: how to judge.
         out: folder for ``records.jsonl`` and ``videos``.
@@ -85,23 +87,20 @@ def evaluate(
             start, the disk is full, or every episode ends in an error.
     """
     chosen = _tasks(tasks)
-    state_dim, action_dim = sizes(chosen, protocol)
-    if hasattr(policy, "adapted"):
-        policy = policy.adapted(state_dim, action_dim, protocol.action_convention)
-    check_fit(policy, protocol, state_dim, action_dim)
+    judged = _fitting(policy, chosen, protocol)
     planned = plan(chosen, protocol, protocol.trials if episodes is None else episodes)
-    out, name = Path(out), policy_name or policy.name
+    out, name = Path(out), policy_name or judged.name
     if not resume:
         _set_aside(out / RECORDS_FILE)
     with RecordWriter(out / RECORDS_FILE) as writer, EvaluationProgress(len(planned), show=progress) as bar:
         ledger = _Ledger(writer, bar, on_record, read_records(out / RECORDS_FILE))
-        ledger.refuse_others(out, name, policy.checkpoint_hash, protocol)
+        ledger.refuse_others(out, name, judged.checkpoint_hash, protocol)
         todo = ledger.unfinished(planned)
         if todo:
             shelf = VideoShelf(out, videos)
-            identity = Identity(run or _run_name(out), name, policy.checkpoint_hash, {})
+            identity = Identity(run or _run_name(out), name, judged.checkpoint_hash, {})
             size = (min(workers, len(todo)), slots_per_worker)
-            _run(policy, protocol, todo, identity, shelf, ledger, size, machinery or Machinery())
+            _run(judged, protocol, todo, identity, shelf, ledger, size, machinery or Machinery())
             shelf.sweep()
         return ledger.counting(planned)
 
@@ -180,6 +179,16 @@ class _Ledger:
                     f"{record.protocol}@{record.protocol_hash}; this is {policy}@{checkpoint_hash} under "
                     f"{protocol.name}@{protocol.hash}: use another experiment= name, or remove that file"
                 )
+
+
+def _fitting(policy: Policy | str, tasks: Sequence[TaskLike], protocol: Protocol) -> Policy:
+    """The policy, checked against what the protocol shows of the tasks."""
+    found = find_policy(policy) if isinstance(policy, str) else policy
+    state_dim, action_dim = sizes(tasks, protocol)
+    if hasattr(found, "adapted"):
+        found = found.adapted(state_dim, action_dim, protocol.action_convention)
+    check_fit(found, protocol, state_dim, action_dim)
+    return found
 
 
 def _tasks(tasks: str | Sequence[TaskLike]) -> Sequence[TaskLike]:

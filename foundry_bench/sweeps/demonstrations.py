@@ -72,7 +72,7 @@ def demonstrations_behind(checkpoint: Path) -> Demonstrations | None:
 
 
 def _collected(run: Experiment) -> Demonstrations:
-    from foundry_bench.envs.experts.expert import EXPERT_VERSION
+    from foundry_bench.envs.experts import EXPERT_VERSION
     from foundry_bench.evaluation.protocol import simulator_versions
 
     config = sections.demos_config(run.config)

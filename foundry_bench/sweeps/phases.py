@@ -45,10 +45,10 @@ def train(run: Experiment, demos: Demonstrations) -> Path:
 
 def evaluate(run: Experiment, tasks: Sequence[Task], checkpoint: str, demos: Demonstrations | None) -> None:
     """Judge a checkpoint on the tasks; what the table needs beside the records is kept in the state."""
-    from foundry_bench.policies.base import load_policy
+    from foundry_bench.evaluation.expert import find_policy
 
     runtime.use_torch_threads(1)
-    policy = load_policy(checkpoint, run.config.device)
+    policy = find_policy(checkpoint, run.config.device)
     protocol = sections.protocol(run.config)
     episodes = int(run.config.eval.episodes)
     inputs = fingerprint([policy.checkpoint_hash, protocol.hash, [task.key for task in tasks], episodes])

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from foundry_bench import runtime
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.base import SCRIPTED
+from foundry_bench.evaluation.expert import NAMED
 from foundry_bench.sweeps import phases, sections
 from foundry_bench.sweeps.coverage import coverage, selected_tasks, skipped_tasks
 from foundry_bench.sweeps.demonstrations import Demonstrations, demonstrations, demonstrations_behind
@@ -88,10 +88,10 @@ def _check_checkpoint(config: DictConfig, wanted: Sequence[str]) -> None:
             raise FoundryError(
                 f"this command judges what it trains; use: foundry-bench eval checkpoint={given}"
             )
-        if given not in SCRIPTED and not Path(given).expanduser().is_dir():
-            named = " or ".join(SCRIPTED)
+        if given not in NAMED and not Path(given).expanduser().is_dir():
+            named = ", ".join(NAMED)
             raise FoundryError(
-                f"checkpoint={given}: no such folder; give one that training wrote, or {named}"
+                f"checkpoint={given}: no such folder; give one that training wrote, or one of: {named}"
             )
     elif "eval" in wanted and "train" not in wanted:
         own = experiment_folder(config) / "train" / "checkpoint"

@@ -78,3 +78,22 @@ def test_records_do_not_depend_on_workers_order_or_interruptions(tmp_path: Path)
     resumed, again = judged(torn, tasks, workers=2)
     assert resumed == alone
     assert again.items() < seen.items()
+
+
+@pytest.mark.slow
+def test_the_expert_acts_in_the_workers(tmp_path: Path) -> None:
+    protocol = Protocol(image_size=48, replan=4)
+    records = evaluate(
+        "scripted",
+        [suite("libero_object").tasks[2]],
+        protocol,
+        tmp_path,
+        episodes=2,
+        videos=1,
+        progress=False,
+    )
+    assert [record.outcome for record in records] == ["success", "success"]
+    assert {record.policy for record in records} == {"scripted"}
+    assert all(40 < record.steps < 280 for record in records)
+    assert records[0].video
+    assert (tmp_path / records[0].video).stat().st_size > 1000

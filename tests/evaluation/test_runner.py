@@ -20,6 +20,7 @@ import pytest
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.evaluation import EpisodeRecord, Machinery, Protocol, evaluate, read_records
+from foundry_bench.evaluation.expert import find_policy
 from tests.evaluation.fakes import IMAGE_SIZE, SERVICE, BrokenPolicy, PointPolicy, tasks
 
 PROTOCOL = Protocol(name="point", image_size=IMAGE_SIZE, max_steps={"libero_spatial": 40}, versions={})
@@ -356,3 +357,11 @@ def test_a_suite_can_be_given_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(suites, "resolve_suites", lambda name: [suites.Suite(name, tuple(tasks(2)))])
     assert len(run(tmp_path, tasks="libero_spatial", episodes=1)) == 2
+
+
+def test_the_expert_is_judged_by_name_and_refuses_other_actions(tmp_path: Path) -> None:
+    joints = Protocol(action_convention="joint_position_delta")
+    with pytest.raises(FoundryError, match=r"policy=scripted acts by osc_pose_delta.*joint_position_delta"):
+        evaluate("scripted", "libero_object", joints, tmp_path)
+    with pytest.raises(FoundryError, match="inside of the simulator"):
+        find_policy("scripted").predict({}, [])

@@ -112,7 +112,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> World:
     import foundry_bench.policies.base
 
     monkeypatch.setattr(foundry_bench.data.demos, "collect", world.collect)
-    monkeypatch.setattr(foundry_bench.policies.base, "load_policy", lambda source, device: policy)
+    monkeypatch.setattr(foundry_bench.evaluation.expert, "load_policy", lambda source, device: policy)
     monkeypatch.setattr("foundry_bench.doctor.require_rendering", nothing)
     monkeypatch.setattr("foundry_bench.runtime.use_torch_threads", nothing)
     return world

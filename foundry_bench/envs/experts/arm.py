@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foundry_bench.envs.experts.variety import Variety
 from foundry_bench.envs.experts.world import World
 
 OPEN, CLOSED = -1.0, 1.0
@@ -17,12 +18,13 @@ class Arm:
 
     Args:
         world: the scene.
-        speed: factor on the largest displacement of a step, (0, 1].
+        variety: decides what is left to choice; None: nothing.
     """
 
-    def __init__(self, world: World, speed: float = 1.0) -> None:
+    def __init__(self, world: World, variety: Variety | None = None) -> None:
         self.world = world
-        self.speed = speed
+        self.variety = variety or Variety()
+        self._speed = self.variety.speed
         self.near_contact = False  # tells the noise to be gentle
         self.grasping = False  # going down around something or closing on it
         rotation = world.hand_rotation
@@ -42,7 +44,7 @@ class Arm:
         one or two centimetres short.
         """
         error = (target - self.world.hand) * gain / _METRES_PER_UNIT
-        largest = np.abs(error).max() / self.speed
+        largest = np.abs(error).max() / self._speed
         if largest > 1.0:
             error /= largest
         turn = self._missing_turn() * gain / _RADIANS_PER_UNIT
@@ -75,6 +77,18 @@ class Arm:
         """
         options = [self._rotation(direction, axis) for axis in (closing, -closing)]
         self._target = min(options, key=lambda rotation: float(np.linalg.norm(rotation - self._down)))
+
+    def lean_in(self, angle: float) -> None:
+        """Lean from pointing down until the fingers point towards the base by ``angle`` radians.
+
+        The lean is about the line along which the fingers close, whichever way that lies.
+        """
+        closing = self._target @ self._frame[:, 0]
+        outward = (self.world.hand - self.world.base) * [1.0, 1.0, 0.0]
+        across = np.cross(closing, [0.0, 0.0, 1.0])
+        across *= np.sign(across @ outward) or 1.0
+        direction = -across * np.sin(angle) - np.array([0.0, 0.0, np.cos(angle)])
+        self._target = self._rotation(direction, closing)
 
     def turn_by(self, angle: float) -> None:
         """Turn from the chosen direction by an angle about the vertical, radians."""

@@ -28,6 +28,8 @@ _WIDE = 0.07  # an opening that lets go of anything
 _FITS = 0.1  # radians
 _LAY_TILT = np.radians(65.0)
 _STUCK_ABOVE = 0.02  # metres over a grasp
+_TOO_NEAR, _LEAN = 0.29, np.radians(25.0)  # metres from the base
+_VIA = 0.05  # metres: a point on a detour is passed, not reached
 _IN_LINE = 0.007  # metres
 _LET_GO = 0.025  # this much wider than they held it
 _READY = 0.05  # an opening with which the fingers may go down around something
@@ -48,6 +50,13 @@ def go(arm: Arm, target: np.ndarray, gripper: float, tolerance: float, limit: in
 
 def go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tolerance: float) -> Actions:
     """Move to a position over whatever stands in the way: rise first if need be, then across, then down."""
+    via = arm.variety.detour(arm.world.hand, target)
+    if via is not None:
+        yield from _go_over(arm, via, gripper, held, _VIA)
+    return (yield from _go_over(arm, target, gripper, held, tolerance))
+
+
+def _go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tolerance: float) -> Actions:
     world = arm.world
     still, before, over = 0, world.hand, False
     for _ in range(90):
@@ -99,10 +108,13 @@ def grasp(
     ]
     if not options:
         return False
-    best = options[0] if suits is None else min(options, key=lambda option: option.cost + suits(option))
+    costs = [option.cost + (suits(option) if suits else 0.0) + _fold_cost(arm, option) for option in options]
+    best = options[arm.variety.chosen(costs)]
     start = world.position(name)
     above = best.position + _up(_APPROACH)
     arm.face(best.yaw)
+    if _folds(arm, best.position):
+        arm.lean_in(_LEAN)
     yield from go_over(arm, above, OPEN, None, 0.02)
     arm.near_contact = arm.grasping = True
     down = yield from _straight_down(arm, best.position, name, start)
@@ -359,6 +371,19 @@ def _highest_on_way(
         return -np.inf, -np.inf
     far = np.maximum(0.0, np.linalg.norm(points[:, :2] - start[:2], axis=1) - _NEAR)
     return float(points[:, 2].max()), float((points[:, 2] - _RISE * far).max())
+
+
+def _folds(arm: Arm, position: np.ndarray) -> bool:
+    """Whether a position is so near to the base that the elbow cannot fold enough under a hand."""
+    return float(np.linalg.norm((position - arm.world.base)[:2])) < _TOO_NEAR
+
+
+def _fold_cost(arm: Arm, option: Grasp) -> float:
+    """There the hand leans, which it can only do about the line along which the fingers close."""
+    if not _folds(arm, option.position):
+        return 0.0
+    way = (option.position - arm.world.base)[:2]
+    return 2.0 * abs(float(way @ [np.cos(option.yaw), np.sin(option.yaw)])) / float(np.linalg.norm(way))
 
 
 def was_tried(option: Grasp, avoid: list[Grasp], world: World, name: str) -> bool:
