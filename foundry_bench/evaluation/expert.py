@@ -52,5 +52,5 @@ class ExpertPolicy:
 
 
 def find_policy(source: str | Path, device: str = "auto") -> Policy:
-    """A policy by name (``zero``, ``random``, ``scripted``) or from a folder; raises as `load_policy` does."""
+    """A policy by name (``zero``, ``random``, ``scripted``) or from a folder, as `load_policy` does."""
     return ExpertPolicy() if str(source) == NAME else load_policy(source, device)

@@ -16,6 +16,7 @@ from foundry_bench.envs.experts.targets import free_spot
 
 _IN_THE_WAY = 0.3  # rise of a grasp's cost that a drawer makes which comes out over the object
 _NEAR_DRAWER = 0.15  # metres
+_ON_TABLE = 0.03  # metres above the lowest point of anything
 _TRIES = 4
 _NOT_MOVED = np.zeros(3)
 
@@ -28,14 +29,19 @@ def grasp_cost(
     destination: np.ndarray,
     coming: np.ndarray | None = None,
     moved: np.ndarray = _NOT_MOVED,
-    tried: list[Grasp] | None = None,
 ) -> float:
     """What the best grasp of an object costs; see `find_grasps`. Without any it is as good as blocked."""
     world = arm.world
     options = find_grasps(world, name, support_height(world, name), destination, coming, moved)
-    if tried and not moved.any():
-        options = [option for option in options if not was_tried(option, tried, world, name)]
     return min((option.cost for option in options), default=2 * BLOCKED)
+
+
+def _is_blocked(arm: Arm, name: str, destination: np.ndarray, tried: list[Grasp] | None = None) -> bool:
+    """Whether the hand would hit something with every grasp of an object that was not tried yet."""
+    world = arm.world
+    options = find_grasps(world, name, support_height(world, name), destination)
+    free = [option for option in options if option.hits < BLOCKED]
+    return not any(not was_tried(option, tried or [], world, name) for option in free)
 
 
 def set_aside(arm: Arm, step: Step, destination: np.ndarray) -> Moves:
@@ -64,7 +70,7 @@ def drawer_in_the_way(arm: Arm, step: Step, destination: np.ndarray) -> bool:
     part = articulation(world, step.needs)
     if part.kind != "slide" or not is_open(world.problem, step.needs):
         return False
-    if grasp_cost(arm, step.thing, destination) < BLOCKED:
+    if not _is_blocked(arm, step.thing, destination):
         return False
     points = np.concatenate([world.geom_points(geom) for geom in (*part.handle, *part.panel)])
     near = np.linalg.norm(points[:, :2] - world.position(step.thing)[:2], axis=1).min()
@@ -74,7 +80,8 @@ def drawer_in_the_way(arm: Arm, step: Step, destination: np.ndarray) -> bool:
 def push_free(arm: Arm, name: str, destination: np.ndarray, tried: list[Grasp]) -> Moves:
     """Push an object out of a corner in which no hand could get around it."""
     world = arm.world
-    if grasp_cost(arm, name, destination, tried=tried) < BLOCKED:
+    ground = float(world.other_points([])[:, 2].min())
+    if support_height(world, name) > ground + _ON_TABLE or not _is_blocked(arm, name, destination, tried):
         return
     spot = way_out(world, name, lambda moved: grasp_cost(arm, name, destination, moved=moved))
     if spot is None:

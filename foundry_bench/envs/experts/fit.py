@@ -14,6 +14,7 @@ _TURN_COST = 0.02  # of a radian, in points that would be inside of the object o
 _SHIFT_COST = 2.0  # of a metre
 _DROP_COST = 10.0  # of a metre
 _ROOM = 0.02  # metres beside an object with which nothing can go wrong
+_ROUND = 1.3  # ratio of the sides of what is not worth turning
 _FLOOR = 0.015  # what is so low under an object is what it will stand on
 _HIGHEST_DROP = 0.06
 _HAND_BACK, _HAND_ABOVE = (
@@ -67,7 +68,8 @@ def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: floa
     rim = float(walls[:, 2].max() + target[2])
     above = max(0.0, rim + _HAND_ABOVE - float(target[2] + grip[2] + _HAND_BACK))
     outline = _Outline(own)
-    if not outline.contains(walls, _MARGINS[0][0]):
+    sides = np.sort(np.ptp(own @ _about_vertical(yaw), axis=0)[:2])
+    if sides[1] < _ROUND * sides[0] or not outline.contains(walls, _MARGINS[0][0]):
         return Fit(0.0, target, 0.0, rim, tight=False)
     options: list[tuple[float, int, Fit]] = []
     for turn in turns:

@@ -34,12 +34,14 @@ class Grasp:
         yaw: angle of the closing axis in the horizontal plane, radians, modulo pi.
         kind: `across`, `rim` or `handle`.
         cost: lower is better.
+        hits: the part of it that is for what fingers or hand would hit; `BLOCKED` or more is too much.
     """
 
     position: np.ndarray
     yaw: float
     kind: str
     cost: float
+    hits: float = 0.0
 
 
 def find_grasps(
@@ -85,8 +87,8 @@ def find_grasps(
             for spot in (position, destination + position - origin)
         )
         cost += 0.25 * turn + _FAR_COST * max(0.0, reach - _COMFORTABLE_REACH)
-        cost += _collisions(position, yaw, kind, points, obstacles)
-        scored.append(Grasp(position, yaw, kind, cost))
+        hits = _collisions(position, yaw, kind, points, obstacles)
+        scored.append(Grasp(position, yaw, kind, cost + hits, hits))
     return sorted(scored, key=lambda grasp: grasp.cost)
 
 

@@ -23,13 +23,14 @@ _DESCENT = 0.02  # largest step down aimed at near a grasp: faster, the arm swin
 _LAST, _LAST_DESCENT = 0.035, 0.012  # and so close above it, where a policy needs time to correct itself
 _LOWERING = 0.015  # smallest step down aimed at while putting down, until something is felt
 _CLEARANCE = 0.035
-_OVER_ARRIVES, _OVER_LEAVES = 0.02, 0.05  # from a position seen from above, metres
+_OVER = 0.02  # from a position seen from above, metres
 _WIDE = 0.07  # an opening that lets go of anything
 _FITS = 0.1  # radians
 _LAY_TILT = np.radians(65.0)
 _STUCK_ABOVE = 0.02  # metres over a grasp
 _TOO_NEAR, _LEAN = 0.29, np.radians(25.0)  # metres from the base
 _VIA = 0.05  # metres: a point on a detour is passed, not reached
+_PATIENCE = 25  # steps without coming nearer
 _IN_LINE = 0.007  # metres
 _LET_GO = 0.025  # this much wider than they held it
 _READY = 0.05  # an opening with which the fingers may go down around something
@@ -58,13 +59,18 @@ def go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tole
 
 def _go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tolerance: float) -> Actions:
     world = arm.world
-    still, before, over = 0, world.hand, False
+    still, before = 0, world.hand
+    nearest, stalled = np.inf, 0
     for _ in range(90):
         hand = world.hand
         if held and not is_held(world, held):
             return False
         still = still + 1 if np.linalg.norm(hand - before) < 0.001 else 0
-        if still > 6:  # friction or something in the way: what comes next may still work
+        left = float(np.linalg.norm(target - hand))
+        stalled = 0 if left < nearest - 0.003 else stalled + 1
+        nearest = min(nearest, left)
+        # Friction, something in the way or a joint at its limit: what comes next may still work.
+        if still > 6 or stalled > _PATIENCE:
             return False
         before = hand
         hang = float(hand[2] - world.points(held)[:, 2].min()) if held else 0.02
@@ -75,13 +81,11 @@ def _go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tol
         highest, near = _highest_on_way(world, hand, target, [held] if held else [])
         floor, height = near + hang + _CLEARANCE, max(target[2], highest + hang + _CLEARANCE)
         waypoint = np.array([*target[:2], height])
-        # On the way down the arm swings aside a little; that is no reason to rise again.
-        over = distance < (_OVER_LEAVES if over else _OVER_ARRIVES)
-        if distance > 0.03 and not over and hand[2] < floor - 0.01:
+        if distance > 0.03 and hand[2] < floor - 0.01:
             # Too low to cross: rise, and move across only as far as the height allows.
             share = np.clip(1.0 - (floor - hand[2]) / 0.06, 0.0, 1.0)
             waypoint[:2] = hand[:2] + offset * share * min(1.0, 0.05 / distance)
-        elif over and (arm.turned() or not held):
+        elif distance < _OVER and (arm.turned() or not held):
             waypoint[2] = target[2]
         yield arm.towards(waypoint, gripper)
     return False
@@ -115,7 +119,10 @@ def grasp(
     arm.face(best.yaw)
     if _folds(arm, best.position):
         arm.lean_in(_LEAN)
-    yield from go_over(arm, above, OPEN, None, 0.02)
+    there = yield from go_over(arm, above, OPEN, None, 0.02)
+    if not there and not arm.turned():  # the wrist cannot turn so far there
+        avoid.append(Grasp(best.position - world.position(name), best.yaw, best.kind, best.cost))
+        return False
     arm.near_contact = arm.grasping = True
     down = yield from _straight_down(arm, best.position, name, start)
     closed = down and (yield from close_on(arm, best.position))
@@ -369,7 +376,11 @@ def _highest_on_way(
     points = points[np.linalg.norm(points[:, :2] - end[:2], axis=1) > 0.07]
     if not len(points):
         return -np.inf, -np.inf
-    far = np.maximum(0.0, np.linalg.norm(points[:, :2] - start[:2], axis=1) - _NEAR)
+    reach = max(
+        (float(np.linalg.norm(world.points(held)[:, :2] - start[:2], axis=1).max()) for held in excluded),
+        default=0.0,
+    )
+    far = np.maximum(0.0, np.linalg.norm(points[:, :2] - start[:2], axis=1) - _NEAR - reach)
     return float(points[:, 2].max()), float((points[:, 2] - _RISE * far).max())
 
 
