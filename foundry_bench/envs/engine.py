@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import mujoco
 import numpy as np
 
-from foundry_bench.envs.control import make_control
+from foundry_bench.envs.control import OBSERVED_SUBSTEP, SUBSTEPS, LeanLoop
 from foundry_bench.envs.problem import Problem
 from foundry_bench.errors import FoundryError, nearest
 
-SUBSTEPS = 25  # of 2 ms: 20 Hz
-#: Stock LIBERO samples its observations after this substep when an episode begins with `reset()` and
-#: `set_init_state()`, as all published harnesses do: each forces one update, and robosuite's sampling
-#: clock then runs ahead of the control clock by one substep.
-OBSERVED_SUBSTEP = 24
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -33,7 +30,7 @@ class Engine(Protocol):
 
 
 class NativeEngine:
-    """robosuite's control loop on the bare bindings, the same to the last bit.
+    """robosuite's control loop on MuJoCo's bare functions, the same to the last bit.
 
     robosuite computes the whole forward dynamics twice beside each step: once to refresh what the controller
     reads, once more inside the controller. Here ``mj_step1`` brings positions, velocities and bias forces up
@@ -47,27 +44,16 @@ class NativeEngine:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._control = make_control(problem.model, problem.data, problem.robot)
+        self._loop = make_loop(problem)
 
     def begin(self) -> None:
         """Make a new controller from the robot's start pose."""
         _new_controller(self._problem)
-        self._control.begin()
+        self._loop.begin()
 
     def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
         """One control step of 50 ms."""
-        model, data, control = self._problem.model, self._problem.data, self._control
-        for substep in range(1, SUBSTEPS + 1):
-            mujoco.mj_step1(model, data)
-            mujoco.mj_forwardSkip(model, data, mujoco.mjtStage.mjSTAGE_VEL, 1)
-            if (
-                control.reads_again and data.solver_niter[0]
-            ):  # without an iteration a second pass has none either
-                mujoco.mj_fwdConstraint(model, data)
-            control.apply(action, new=substep == 1)
-            mujoco.mj_step2(model, data)
-            if observe is not None and substep == OBSERVED_SUBSTEP:
-                observe()
+        self._loop.step(action, observe)
         self._problem.refresh()
 
 
@@ -94,6 +80,19 @@ class RobosuiteEngine:
             if observe is not None and substep == OBSERVED_SUBSTEP:
                 observe()
         self._problem.refresh()
+
+
+def make_loop(problem: Problem) -> Engine:
+    """The compiled loop where the robot's controller is the usual one, else the one in Python."""
+    from foundry_bench.envs.compiled_loop import CompiledLoop
+
+    robot = problem.robot
+    if CompiledLoop.fits(robot.controller):
+        try:
+            return CompiledLoop(problem.model, problem.data, robot)
+        except (OSError, AttributeError) as error:
+            log.warning("steps are computed in Python, at a third more time: %s", error)
+    return LeanLoop(problem.model, problem.data, robot)
 
 
 def _new_controller(problem: Problem) -> None:
