@@ -10,16 +10,15 @@ raise ``mujoco.FatalError``. So does this: `call` is false where MuJoCo has fail
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from foundry_bench.envs.mujoco_library import library
 
 _MESSAGE_BYTES = 1024  # MuJoCo's own limit
 _JUMP_BYTES = 1024  # a jmp_buf takes 200 bytes on x86-64, 312 on aarch64
@@ -32,19 +31,6 @@ _POINTER = _BYTE.as_pointer()
 _HANDLER = ir.FunctionType(ir.VoidType(), [_POINTER])
 
 _message = np.zeros(_MESSAGE_BYTES, dtype=np.uint8)
-
-
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL:
-    """The library that the bindings have loaded.
-
-    Raises:
-        OSError: it is not where the bindings' package has it.
-    """
-    found = sorted(Path(mujoco.__file__).parent.glob("libmujoco*"))
-    if not found:
-        raise OSError(f"no libmujoco beside {mujoco.__file__}")
-    return ctypes.CDLL(str(found[0]))
 
 
 def addresses(names: tuple[str, ...]) -> np.ndarray:

@@ -9,7 +9,8 @@ import numba
 import numpy as np
 import pytest
 
-from foundry_bench.envs.guarded_calls import FIRST, addresses, call, failure, library
+from foundry_bench.envs.guarded_calls import FIRST, addresses, call, failure
+from foundry_bench.envs.mujoco_library import library
 
 _BALL = "<mujoco><worldbody><body><freejoint/><geom size='.1'/></body></worldbody></mujoco>"
 
