@@ -260,6 +260,7 @@ class CompiledLoop:
         controller.set_goal(action[: self._size])
         reading.goal_position[:] = controller.goal_pos
         reading.goal_rotation[:] = controller.goal_ori
+        controller.new_update = True  # whatever comes, the next step reads again
         first = 0
         if observe is not None:
             _check(advance(views, reading, self._fingers, first, OBSERVED_SUBSTEP - 1))
@@ -267,7 +268,6 @@ class CompiledLoop:
             first = OBSERVED_SUBSTEP
             _check(look(views, reading, True))
         _check(advance(views, reading, self._fingers, first, SUBSTEPS - 1))
-        controller.new_update = True
 
     def _plan_fingers(self, action: np.ndarray) -> None:
         """The gripper's controls in all substeps, which depend on nothing but the action."""

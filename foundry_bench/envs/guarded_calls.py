@@ -1,6 +1,7 @@
 """MuJoCo's C functions, called from code that numba compiles.
 
 A function is called by its address, so that compiled code holds nothing of this process and can be cached.
+numba's cache notices a change of the file that is compiled, not one of this file: touch those that use it.
 
 MuJoCo reports what it cannot go on from, such as a full stack, by calling an error handler that must not
 return; without one it ends the process. Its Python bindings jump out of the handler with ``longjmp`` and

@@ -171,3 +171,15 @@ def test_two_processes_may_fill_an_empty_cache_at_once(tmp_path: Path) -> None:
     assert len(set(answers)) == 1
     assert len(files) >= 2
     assert files == {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("compiled_loop.*.nbc")}
+
+
+def test_an_error_while_observing_leaves_no_stale_reading(simulation: MakeSimulation) -> None:
+    def broken() -> None:
+        raise RuntimeError("no picture")
+
+    here = simulation("libero_goal", 9)
+    here.start(0, 7)
+    here.step(here.rest_action, observe=False)
+    with pytest.raises(RuntimeError, match="no picture"):
+        here._engine.step(here.rest_action, broken)
+    assert here.problem.robot.controller.new_update
