@@ -147,12 +147,14 @@ def physics_floor(simulation: Any, actions: np.ndarray) -> Seconds:
     """
     import mujoco
 
+    from foundry_bench.envs.control import LeanLoop
+
     model, data = simulation.problem.model, simulation.problem.data
     everything = mujoco.mjtState.mjSTATE_INTEGRATION  # the solver's starting point included
     start = np.empty(mujoco.mj_stateSize(model, everything))
     mujoco.mj_getState(model, data, start, everything)
-    control = simulation._engine._control  # no public place lies between two substeps
-    apply = control.apply
+    loop = LeanLoop(model, data, simulation.problem.robot)  # the same steps, with a place between substeps
+    apply = loop.control.apply
     controls: list[np.ndarray] = []
     contacts: list[int] = []
 
@@ -161,10 +163,10 @@ def physics_floor(simulation: Any, actions: np.ndarray) -> Seconds:
         controls.append(data.ctrl.copy())
         contacts.append(data.ncon)
 
-    control.apply = recorded
+    loop.control.apply = recorded  # type: ignore[method-assign]
+    loop.begin()
     for action in actions:
-        simulation.step(action, observe=False)
-    del control.apply
+        loop.step(action)
 
     def replay() -> None:
         written = data.ctrl

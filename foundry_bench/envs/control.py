@@ -4,10 +4,8 @@ Every torque is the same to the last bit as robosuite's, because it comes from t
 with the same contents and memory layout (layouts decide in which order BLAS adds). What is left out is that
 robosuite runs the whole forward dynamics before each reading, twice a substep, and most of its copying.
 
-- `LeanControl` lets robosuite's controller compute, whichever it is: joint position, velocity, torque.
-- `LeanOperationalSpaceControl` is the usual case, OSC_POSE as LIBERO configures it, with the arithmetic
-  written out: Khatib's control law (IEEE Journal on Robotics and Automation, 1987) with robosuite's choices,
-  position and orientation decoupled, a null-space torque towards the start posture, gravity compensation.
+`LeanControl` lets robosuite's controller compute, whichever it is. The usual one, OSC_POSE as LIBERO
+configures it, has a compiled loop of its own: :mod:`foundry_bench.envs.compiled_loop`.
 
 Not obvious, and kept because results depend on it: the goal orientation stays while the rotation part of the
 action is zero; the first substep after a reset acts on what the controller read when it was made (the start
@@ -16,10 +14,17 @@ pose), not on the init state; the gripper moves a hundredth of its range a subst
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
 import numpy as np
+
+SUBSTEPS = 25  # of 2 ms: 20 Hz
+#: Stock LIBERO samples its observations after this substep when an episode begins with `reset()` and
+#: `set_init_state()`, as all published harnesses do: each forces one update, and robosuite's sampling
+#: clock then runs ahead of the control clock by one substep.
+OBSERVED_SUBSTEP = 24
 
 
 class LeanControl:
@@ -37,9 +42,9 @@ class LeanControl:
         self._site = model.site(self._controller.eef_name).id
         self._site_position = data.site_xpos[self._site]
         self._site_rotation = data.site_xmat[self._site].reshape(3, 3)
-        self._qpos = _slice(robot._ref_joint_pos_indexes)
-        self._qvel = _slice(robot._ref_joint_vel_indexes)
-        self._actuators = _slice(robot._ref_joint_actuator_indexes)
+        self._qpos = consecutive(robot._ref_joint_pos_indexes)
+        self._qvel = consecutive(robot._ref_joint_vel_indexes)
+        self._actuators = consecutive(robot._ref_joint_actuator_indexes)
         self._torque_low, self._torque_high = robot.torque_limits
         self._fingers = np.array(robot._ref_joint_gripper_actuator_indexes or [], dtype=int)
         limits = model.actuator_ctrlrange[self._fingers]
@@ -71,16 +76,12 @@ class LeanControl:
         size = controller.control_dim
         if new:
             controller.set_goal(action[:size])
-        torques = self._torques(controller)
+        torques = controller.run_controller()
         control = self._data.ctrl
         if len(self._fingers):
             fingers = self._robot.gripper.format_action(action[size:])
             control[self._fingers] = self._finger_bias + self._finger_weight * fingers
         control[self._actuators] = np.minimum(np.maximum(torques, self._torque_low), self._torque_high)
-
-    def _torques(self, controller: Any) -> np.ndarray:
-        torques: np.ndarray = controller.run_controller()
-        return torques
 
     def _read(self, controller: Any) -> None:
         """What ``Controller.update`` reads."""
@@ -105,59 +106,38 @@ class LeanControl:
         controller.mass_matrix = self._mass[self._qvel, self._qvel].copy(order="F")
 
 
-class LeanOperationalSpaceControl(LeanControl):
-    """The same for OSC_POSE with fixed gains, deltas, decoupled and without interpolation."""
+class LeanLoop:
+    """A control step in Python, for every controller.
+
+    Args:
+        model, data, robot: as `LeanControl` takes them.
+    """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, robot: Any) -> None:
-        from robosuite.utils import control_utils
+        self._model, self._data = model, data
+        self.control = LeanControl(model, data, robot)
 
-        super().__init__(model, data, robot)
-        self._opspace_matrices = control_utils.opspace_matrices
-        self._nullspace_torques = control_utils.nullspace_torques
-        self._orientation_error = control_utils.orientation_error
-        self._wrench = np.empty(6)
+    def begin(self) -> None:
+        """Start an episode with the robot's new controller."""
+        self.control.begin()
 
-    @staticmethod
-    def fits(controller: Any) -> bool:
-        """Whether a controller is of the kind whose arithmetic is written out here."""
-        return (
-            controller.name == "OSC_POSE"
-            and controller.impedance_mode == "fixed"
-            and controller.uncoupling
-            and controller.interpolator_pos is None
-            and controller.interpolator_ori is None
-        )
-
-    def _torques(self, controller: Any) -> np.ndarray:
-        """``OperationalSpaceController.run_controller``, term by term in its order."""
-        stiffness, damping = controller.kp, controller.kd
-        force = (controller.goal_pos - controller.ee_pos) * stiffness[:3]
-        force += -controller.ee_pos_vel * damping[:3]
-        torque = self._orientation_error(controller.goal_ori, controller.ee_ori_mat) * stiffness[3:]
-        torque += -controller.ee_ori_vel * damping[3:]
-        jacobian, mass = controller.J_full, controller.mass_matrix
-        _, inertia, rotational, null_space = self._opspace_matrices(
-            mass, jacobian, controller.J_pos, controller.J_ori
-        )
-        wrench = self._wrench
-        wrench[:3] = inertia.dot(force)
-        wrench[3:] = rotational.dot(torque)
-        torques: np.ndarray = jacobian.T.dot(wrench) + self._data.qfrc_bias[self._qvel]
-        torques += self._nullspace_torques(
-            mass, null_space, controller.initial_joint, controller.joint_pos, controller.joint_vel
-        )
-        controller.torques = torques
-        controller.new_update = True
-        return torques
+    def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
+        """One control step; see ``Engine.step``."""
+        model, data, control = self._model, self._data, self.control
+        for substep in range(1, SUBSTEPS + 1):
+            mujoco.mj_step1(model, data)
+            mujoco.mj_forwardSkip(model, data, mujoco.mjtStage.mjSTAGE_VEL, 1)
+            if (
+                control.reads_again and data.solver_niter[0]
+            ):  # without an iteration a second pass has none either
+                mujoco.mj_fwdConstraint(model, data)
+            control.apply(action, new=substep == 1)
+            mujoco.mj_step2(model, data)
+            if observe is not None and substep == OBSERVED_SUBSTEP:
+                observe()
 
 
-def make_control(model: mujoco.MjModel, data: mujoco.MjData, robot: Any) -> LeanControl:
-    """The control that fits the robot's controller."""
-    usual = LeanOperationalSpaceControl.fits(robot.controller)
-    return (LeanOperationalSpaceControl if usual else LeanControl)(model, data, robot)
-
-
-def _slice(indices: Any) -> slice:
+def consecutive(indices: Any) -> slice:
     """Consecutive indices as a slice; robosuite numbers an arm's joints and motors one after the other."""
     first, last = int(indices[0]), int(indices[-1]) + 1
     if list(indices) != list(range(first, last)):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
 
-from foundry_bench.envs.control import make_control
+from foundry_bench.envs.control import OBSERVED_SUBSTEP, SUBSTEPS, LeanLoop
 from foundry_bench.envs.problem import Problem
 from foundry_bench.errors import FoundryError, nearest
 
-SUBSTEPS = 25  # of 2 ms: 20 Hz
-#: Stock LIBERO samples its observations after this substep when an episode begins with `reset()` and
-#: `set_init_state()`, as all published harnesses do: each forces one update, and robosuite's sampling
-#: clock then runs ahead of the control clock by one substep.
-OBSERVED_SUBSTEP = 24
+log = logging.getLogger(__name__)
+_EVERYTHING = mujoco.mjtState.mjSTATE_INTEGRATION  # the solver's starting point included
 
 
 class Engine(Protocol):
@@ -33,7 +32,7 @@ class Engine(Protocol):
 
 
 class NativeEngine:
-    """robosuite's control loop on the bare bindings, the same to the last bit.
+    """robosuite's control loop on MuJoCo's bare functions, the same to the last bit.
 
     robosuite computes the whole forward dynamics twice beside each step: once to refresh what the controller
     reads, once more inside the controller. Here ``mj_step1`` brings positions, velocities and bias forces up
@@ -47,27 +46,17 @@ class NativeEngine:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self._control = make_control(problem.model, problem.data, problem.robot)
+        self._loop = make_loop(problem)
+        self._controller = ControllerMaker(problem)
 
     def begin(self) -> None:
         """Make a new controller from the robot's start pose."""
-        _new_controller(self._problem)
-        self._control.begin()
+        self._controller.renew()
+        self._loop.begin()
 
     def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
         """One control step of 50 ms."""
-        model, data, control = self._problem.model, self._problem.data, self._control
-        for substep in range(1, SUBSTEPS + 1):
-            mujoco.mj_step1(model, data)
-            mujoco.mj_forwardSkip(model, data, mujoco.mjtStage.mjSTAGE_VEL, 1)
-            if (
-                control.reads_again and data.solver_niter[0]
-            ):  # without an iteration a second pass has none either
-                mujoco.mj_fwdConstraint(model, data)
-            control.apply(action, new=substep == 1)
-            mujoco.mj_step2(model, data)
-            if observe is not None and substep == OBSERVED_SUBSTEP:
-                observe()
+        self._loop.step(action, observe)
         self._problem.refresh()
 
 
@@ -76,10 +65,11 @@ class RobosuiteEngine:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
+        self._controller = ControllerMaker(problem)
 
     def begin(self) -> None:
         """Make a new controller from the robot's start pose."""
-        _new_controller(self._problem)
+        self._controller.renew()
         self._problem.env.timestep = 0
 
     def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> None:
@@ -96,13 +86,64 @@ class RobosuiteEngine:
         self._problem.refresh()
 
 
-def _new_controller(problem: Problem) -> None:
-    """What a stock reset does to the robot: a new controller, made in the start pose."""
+def make_loop(problem: Problem) -> Engine:
+    """The compiled loop where the robot's controller is the usual one, else the one in Python."""
+    from foundry_bench.envs.compiled_loop import CompiledLoop
+
     robot = problem.robot
-    mujoco.mj_forward(problem.model, problem.data)
-    robot._load_controller()
-    robot.gripper.current_action = np.zeros(robot.gripper.dof)
-    robot.reset(deterministic=True)
+    if CompiledLoop.fits(robot.controller):
+        try:
+            return CompiledLoop(problem.model, problem.data, robot)
+        except (OSError, AttributeError) as error:
+            log.warning("steps are computed in Python, at a third more time: %s", error)
+    return LeanLoop(problem.model, problem.data, robot)
+
+
+class ControllerMaker:
+    """What a stock reset does to the robot: a new controller, made in the start pose.
+
+    robosuite makes it twice, with five forward passes through a pose in which all objects of a LIBERO scene
+    lie inside each other; those took a fifth of an episode's start. What comes of them depends on the pose
+    alone, the solver's starting point included: it is kept, and put back when the next episode starts from
+    the same pose, as all episodes of a LIBERO task do.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._before = np.empty(0)
+        self._after = np.empty(0)
+        self._controller: Any = None
+
+    def renew(self) -> None:
+        """Give the robot its new controller."""
+        problem, robot = self._problem, self._problem.robot
+        before = self._state()
+        robot.gripper.current_action = np.zeros(robot.gripper.dof)
+        if np.array_equal(before, self._before):
+            mujoco.mj_kinematics(problem.model, problem.data)  # the reset looks where the robot's base is
+            robot._load_controller = lambda: setattr(robot, "controller", self._copy(self._controller))
+            try:
+                robot.reset(deterministic=True)
+            finally:
+                del robot._load_controller
+            mujoco.mj_setState(problem.model, problem.data, self._after, _EVERYTHING)
+            return
+        mujoco.mj_forward(problem.model, problem.data)
+        robot._load_controller()
+        robot.reset(deterministic=True)
+        self._before, self._after = before, self._state()
+        self._controller = self._copy(robot.controller)
+
+    def _state(self) -> np.ndarray:
+        """All that a forward pass depends on; of the model nothing that stays the same between episodes."""
+        model, data = self._problem.model, self._problem.data
+        state = np.empty(mujoco.mj_stateSize(model, _EVERYTHING))
+        mujoco.mj_getState(model, data, state, _EVERYTHING)
+        return state
+
+    def _copy(self, controller: Any) -> Any:
+        """A copy on the same simulator."""
+        return copy.deepcopy(controller, {id(controller.sim): controller.sim})
 
 
 ENGINES: dict[str, Callable[[Problem], Engine]] = {"native": NativeEngine, "robosuite": RobosuiteEngine}

@@ -170,9 +170,11 @@ def test_missing_or_damaged_label_is_no_error(root: Path, damage: bytes | None) 
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)
-    assert load_scene(_XML, PROFILES["exact"]).ngeom == 1
     (entry,) = cache.entries()
     assert cache.read_label(entry.path) == {}
+    assert load_scene(_XML, PROFILES["exact"], "a").ngeom == 1
+    (entry,) = cache.entries()
+    assert cache.read_label(entry.path)["what"] == "a"  # without its checksum the scene was made again
     cache.evict(entry.path)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import mujoco
 import numpy as np
 import pytest
 
-from foundry_bench.envs.engine import make_engine
+from foundry_bench.envs.engine import NativeEngine, make_engine
 from foundry_bench.envs.simulation import WAIT_ACTION, Simulation
+from foundry_bench.envs.starts import start_of
 from foundry_bench.envs.suites import init_states
+from foundry_bench.envs.suites import task as find_task
 from foundry_bench.errors import FoundryError
 from tests.envs.conftest import MakeSimulation
 
@@ -50,6 +55,38 @@ def test_an_episode_leaves_no_trace(simulation: MakeSimulation) -> None:
     first = _trajectory(here, actions, 0)
     _trajectory(here, -actions, 3)
     np.testing.assert_array_equal(_trajectory(here, actions, 0), first)
+
+
+@pytest.mark.parametrize(
+    ("suite", "controller"),
+    [("libero_goal", "OSC_POSE"), ("robosuite", "OSC_POSE"), ("robosuite", "JOINT_VELOCITY")],
+)
+def test_a_kept_controller_equals_a_new_one(suite: str, controller: str) -> None:
+    here = Simulation(find_task(suite, 0), (), 64, "native", "fast", controller)
+    usual = here._engine
+    for init_state in (0, 0, 1, 1):
+        kept = _at_the_beginning(here, init_state)
+        here._engine = NativeEngine(here.problem)
+        new = _at_the_beginning(here, init_state)
+        here._engine = usual
+        assert kept.keys() == new.keys()
+        for name, value in new.items():
+            np.testing.assert_array_equal(kept[name], value, err_msg=name)
+
+
+def _at_the_beginning(simulation: Simulation, init_state: int) -> dict[str, Any]:
+    """The whole state, the solver's starting point included, and all numbers of the controller."""
+    problem = simulation.problem
+    problem.restore_model()
+    problem.home(start_of(problem, init_state, 7)[0])
+    simulation._engine.begin()
+    everything = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(problem.model, everything))
+    mujoco.mj_getState(problem.model, problem.data, state, everything)
+    attributes = vars(problem.robot.controller).items()
+    numbers = {name: np.copy(value) for name, value in attributes if isinstance(value, np.ndarray | float)}
+    simulation.step(np.ones(simulation.action_dim), observe=False)  # leaves its traces in the controller
+    return numbers | {"state": state, "base": problem.robot.base_ori}
 
 
 def test_fixtures_depend_on_the_seed_alone(simulation: MakeSimulation) -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
 import pytest
 
-from foundry_bench.envs import scene
+from foundry_bench.envs import model_memory, scene
+from foundry_bench.envs.cache import write_label
 from foundry_bench.envs.libero_problem import LiberoProblem
 from foundry_bench.envs.meshes import Mesh, decimate, with_normals
 from foundry_bench.envs.scene import PROFILES, load_scene, render_profile
+from foundry_bench.envs.simulation import Simulation
 from foundry_bench.envs.suites import task
 from foundry_bench.errors import FoundryError
 
@@ -39,6 +43,81 @@ def test_a_damaged_file_is_made_again(cache: Path) -> None:
         path.write_bytes(damaged)
         assert load_scene(_XML, PROFILES["exact"]).ngeom == 1
         assert path.read_bytes() == data
+
+
+def test_a_file_without_a_label_of_its_own_is_made_again(cache: Path) -> None:
+    load_scene(_XML, PROFILES["exact"])
+    (path,) = (cache / "scenes").glob("*.json")
+    label = path.read_text()
+    for damaged in ("", "[]", "{}", label.replace('"checksum": "', '"checksum": "1')):
+        path.write_text(damaged)
+        assert load_scene(_XML, PROFILES["exact"]).ngeom == 1
+        assert path.read_text() == label
+
+
+def test_what_passes_the_checksum_and_is_no_model_is_made_again(cache: Path) -> None:
+    load_scene(_XML, PROFILES["exact"])
+    (path,) = (cache / "scenes").glob("*.mjb")
+    data = path.read_bytes()
+    path.write_bytes(b"not a model")
+    write_label(path, {"checksum": f"11:{zlib.crc32(b'not a model'):08x}"})
+    assert load_scene(_XML, PROFILES["exact"]).ngeom == 1
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("provider", [True, False])
+def test_a_model_from_memory_is_the_model_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: bool
+) -> None:
+    monkeypatch.setattr(model_memory, "_registered", lambda: provider)
+    file = tmp_path / "scene.mjb"
+    mujoco.mj_saveModel(mujoco.MjModel.from_xml_string(_XML), str(file), None)
+    again = tmp_path / "again.mjb"
+    mujoco.mj_saveModel(model_memory.load_model(file.read_bytes()), str(again), None)
+    assert again.read_bytes() == file.read_bytes()
+    for damaged in (file.read_bytes()[:-3], b"x", bytes(300)):
+        with pytest.raises(ValueError, match="mj_loadModel"):
+            model_memory.load_model(damaged)
+    assert not model_memory._provided
+
+
+def test_twins_are_loaded_once_and_others_are_left_alone() -> None:
+    xml = """<mujoco><asset>
+      <texture name="a" type="2d" file="bowl.png"/><texture name="b" file="bowl.png" type="2d"/>
+      <texture name="c" type="cube" file="bowl.png"/><texture name="d" type="2d" builtin="flat" width="1"/>
+      <texture name="e" type="2d" builtin="flat" width="1"/>
+      <mesh name="a" file="bowl.obj"/><mesh name="b" file="bowl.obj"/>
+      <mesh name="c" file="bowl.obj" scale="2 2 2"/>
+      <material name="one" texture="b"/><material name="two" texture="c"/><material name="three" texture="e"/>
+    </asset><worldbody><geom mesh="b"/><body><geom mesh="c"/></body></worldbody></mujoco>"""
+    root = ElementTree.fromstring(scene.without_twins(xml))  # noqa: S314 - our own
+    assert [item.get("name") for item in root.iter("texture")] == ["a", "c", "d", "e"]
+    assert [item.get("name") for item in root.iter("mesh")] == ["a", "c"]
+    assert [item.get("texture") for item in root.iter("material")] == ["a", "c", "e"]
+    assert [item.get("mesh") for item in root.iter("geom")] == ["a", "c"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["exact", "fast"])
+def test_without_twins_a_scene_looks_and_moves_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    def look() -> tuple[int, list[np.ndarray]]:
+        simulation = Simulation(task("libero_spatial", 0), ("agentview", "wrist"), 128, "native", profile)
+        simulation.start(0, 7)
+        seen = simulation.wait(2)
+        textures = simulation.problem.model.ntex
+        simulation.close()
+        return textures, [seen["agentview"], seen["wrist"], simulation.problem.state()]
+
+    few, ours = look()
+    for path in (cache / "scenes").iterdir():
+        path.unlink()
+    monkeypatch.setattr(scene, "without_twins", lambda xml: xml)
+    many, theirs = look()
+    assert few < many
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_profiles_and_scenes_do_not_share_files(cache: Path) -> None:
