@@ -62,9 +62,18 @@ class EpisodeService:
         self._slots: dict[int, _Slot] = {}
 
     def start(
-        self, slot: int, suite: str, task: int, init_state: int, seed: int, video: str | None = None
+        self,
+        slot: int,
+        suite: str,
+        task: int,
+        init_state: int,
+        seed: int,
+        video: str | None = None,
+        look: bool = True,
     ) -> Observation:
         """Start an episode in a slot, let the objects settle, and return what is seen first.
+
+        Without ``look`` nothing is rendered and nothing returned: an expert reads the state itself.
 
         Raises:
             FoundryError: unknown task or init state, or a camera that shows nothing.
@@ -77,8 +86,13 @@ class EpisodeService:
             )
         simulation = self._pool.acquire(what)
         simulation.start(init_state, seed, self._reset_mode)
-        observation = simulation.wait(self._wait_steps)
-        check_frames(observation, simulation)
+        observation: Observation = {}
+        if look:
+            observation = simulation.wait(self._wait_steps)
+            check_frames(observation, simulation)
+        elif isinstance(simulation, Simulation):
+            for _ in range(self._wait_steps):
+                simulation.step(simulation.rest_action, observe=False)
         self._slots[slot] = _Slot(simulation, self._max_steps[suite])
         if video is not None:
             self._slots[slot].video = VideoWriter(Path(video), fps=20 // _VIDEO_EVERY)

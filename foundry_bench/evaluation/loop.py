@@ -91,6 +91,7 @@ class EpisodeLoop:
         judged_before: bool = False,
     ) -> None:
         self._policy = policy
+        self._acts_in_simulator = bool(getattr(policy, "acts_in_simulator", False))
         self._protocol = protocol
         self._pool = pool
         self._shelf = shelf
@@ -144,6 +145,7 @@ class EpisodeLoop:
         self._begun_on_worker[worker] += 1
         flight = _Flight(episode, worker, slot, time.perf_counter())
         self._flights[worker][slot] = flight
+        blind = {"look": False} if self._acts_in_simulator else {}
         request = self._pool.submit(
             worker,
             "start",
@@ -153,6 +155,7 @@ class EpisodeLoop:
             init_state=episode.init_state,
             seed=episode.seed,
             video=self._shelf.request(episode, self._starts[episode.key]),
+            **blind,
         )
         self._by_request[request] = flight
 
@@ -199,7 +202,7 @@ class EpisodeLoop:
         self._record(flight, outcome, video=self._shelf.keep(flight.episode, answer.get("video"), outcome))
 
     def _await_policy(self, flight: _Flight, observation: Mapping[str, Any]) -> None:
-        if getattr(self._policy, "acts_in_simulator", False):
+        if self._acts_in_simulator:
             flight.chunks += 1
             request = self._pool.submit(
                 flight.worker, "advance_expert", slot=flight.slot, steps=_STEPS_OF_AN_EXPERT
