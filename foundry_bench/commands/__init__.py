@@ -93,6 +93,33 @@ _ALL = (
         "foundry_bench.commands.phases:demos",
     ),
     Command(
+        "captions",
+        "image-text pairs and a text corpus from the simulator's true state",
+        "Renders randomised scenes and writes captions, questions and answers on them, as parquet (for\n"
+        "Hugging Face datasets) and WebDataset shards, and a text corpus, below paths.data. Goes on where\n"
+        "it stopped; no scene is one of the evaluation's init states.",
+        (
+            *_WHAT,
+            "captions.scenes",
+            "captions.cameras",
+            "captions.scrambled",
+            "captions.painted",
+            "captions.camera_jitter",
+            "captions.light_jitter",
+            "captions.image_format",
+            "captions.workers",
+            "captions.root",
+            "seed",
+            *_DEMOS[4:],
+            "paths.data",
+        ),
+        (
+            "captions suite=libero tasks=null captions.scenes=2000",
+            "captions suite=libero_goal scale=laptop protocol.image_size=224",
+        ),
+        "foundry_bench.commands.captions:run",
+    ),
+    Command(
         "train",
         "train a policy on demonstrations",
         "Trains on the demonstrations the same keys stand for, collecting them first where missing, or\n"

@@ -53,6 +53,17 @@ KEYS: dict[str, Key] = {
         Key("debug", "true shows tracebacks"),
         Key("paths.results", "where experiments are written"),
         Key("paths.data", "where demonstrations are kept; experiments share them"),
+        Key("captions.scenes", "randomised scenes, drawn by every camera", low=1),
+        Key("captions.cameras", "cameras that draw each scene"),
+        Key("captions.scrambled", "share of the scenes with objects put elsewhere", low=0, high=1),
+        Key("captions.painted", "share of plain objects in another colour, where scrambled", low=0, high=1),
+        Key("captions.camera_jitter", "factor on the displacement of the cameras", low=0, high=3),
+        Key("captions.light_jitter", "factor on the variation of the lights", low=0, high=3),
+        Key("captions.image_format", "png, or jpeg: smaller", choices=("png", "jpeg")),
+        Key(
+            "captions.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True
+        ),
+        Key("captions.root", "folder of the dataset; null: below paths.data", str, optional=True),
         Key("demos.per_task", "demonstrations per task", low=1),
         Key(
             "demos.style",
@@ -135,6 +146,7 @@ HARMLESS = (
     "paths",
     "suites",
     "executor",
+    "captions",
     "demos.workers",
     "train.save_every",
     "train.log_every",
