@@ -95,6 +95,8 @@ def _collected(run: Experiment) -> Demonstrations:
         skipped = [_skipped(entry, _why(entry)) for entry in report.per_task if not entry["kept"]]
         output.update(asdict(Demonstrations(str(root), "scripted", tasks, skipped)))
     _say_yield(run, tasks)
+    if tasks:
+        _show(run, root, report.per_task)
     return Demonstrations(**output)
 
 
@@ -124,6 +126,16 @@ def _skipped(entry: dict[str, Any], reason: str) -> dict[str, Any]:
 
 def _why(entry: dict[str, Any]) -> str:
     return str(entry["skipped"] or f"the expert succeeded in none of {entry['attempts']} attempts")
+
+
+def _show(run: Experiment, root: Path, report: list[dict[str, Any]]) -> None:
+    """Write the table of yields and lengths, and a sheet of frames and a video of each task."""
+    from foundry_bench.data.lerobot import RobotDataset
+    from foundry_bench.data.overview import write_overview
+
+    dataset = RobotDataset(root, {name: name for name in run.config.protocol.cameras}, cache_bytes=0)
+    table = write_overview(dataset, report, run.folder / "demos")
+    run.say(f"a sheet of frames and a video of each task beside {table}")
 
 
 def _say_yield(run: Experiment, tasks: list[dict[str, Any]]) -> None:

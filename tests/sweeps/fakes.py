@@ -28,6 +28,7 @@ class World:
         errors: how many episodes of the next evaluation end in an error.
         judged: keys of the tasks of the last evaluation.
         meta: what the last report was told.
+        shown: how many demonstrations of each task the overview was told of.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -36,6 +37,7 @@ class World:
     errors: int = 0
     judged: list[str] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    shown: list[int] = field(default_factory=list)
 
     def begin(self, phase: str) -> None:
         self.calls[phase] += 1
@@ -58,6 +60,10 @@ class World:
             "attempts": 0 if missing else config.per_task + 1,
             "skipped": "no skill for Turnon" if missing else None,
         }
+
+    def write_overview(self, dataset: Any, report: Any, folder: Path) -> Path:
+        self.shown = [entry["kept"] for entry in report]
+        return folder / "demonstrations.csv"
 
     def train(self, config: Any, model: Any, dataset: Any, out: Path, device: str = "auto") -> Path:
         self.begin("train")
@@ -86,7 +92,7 @@ class FakeDataset:
 
     fingerprint = "0123456789abcdef"
 
-    def __init__(self, root: Path, cameras: Any = None) -> None:
+    def __init__(self, root: Path, cameras: Any = None, cache_bytes: int | None = None) -> None:
         self.episodes = pd.DataFrame({"suite": ["libero_object"] * 2, "task_index": [0, 0]})
 
     def __len__(self) -> int:
@@ -105,11 +111,12 @@ def install(monkeypatch: pytest.MonkeyPatch) -> World:
 
     nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
     put("foundry_bench.data.lerobot", RobotDataset=FakeDataset)
+    put("foundry_bench.data.overview", write_overview=world.write_overview)
     put("foundry_bench.training.loop", train=world.train)
     put("foundry_bench.evaluation.runner", evaluate=world.evaluate)
     put("foundry_bench.analysis.report", write_report=world.write_report, print_table=nothing)
     import foundry_bench.data.demos
-    import foundry_bench.policies.base
+    import foundry_bench.evaluation.expert
 
     monkeypatch.setattr(foundry_bench.data.demos, "collect", world.collect)
     monkeypatch.setattr(foundry_bench.evaluation.expert, "load_policy", lambda source, device: policy)

@@ -157,3 +157,8 @@ def test_values_that_only_their_owner_can_judge_are_refused_before_any_work(
     assert run("train-and-eval", "model.heads=7") == 2
     assert "model.width=128" in capsys.readouterr().err
     assert not (here / "results").exists()
+
+
+def test_what_was_collected_is_shown(world: World) -> None:
+    assert run("demos", "suite=libero_object", "demos.per_task=3", "tasks=[0,1]") == 0
+    assert world.shown == [3, 3]

@@ -2,7 +2,7 @@
 
 A phrase comes from the category in the task's BDDL file, which is also the name of LIBERO's asset:
 underscores become spaces, and the table below replaces names that nobody would say ("akita black bowl") by
-those that LIBERO's instructions use. A category without an entry, of a user's suite for instance, works by the rule.
+those that LIBERO's instructions use. A category without an entry, as in a user's suite, works by the rule.
 """
 
 from __future__ import annotations
