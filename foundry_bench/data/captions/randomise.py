@@ -282,7 +282,7 @@ class Randomiser:
             geom
             for geom in range(self.model.ngeom)
             if roots[self.model.geom_bodyid[geom]] == roots[root]
-            and self.model.body_dofnum[self.model.geom_bodyid[geom]] > 0
+            and self.model.body_weldid[self.model.geom_bodyid[geom]] != 0  # the mount stands on the floor
         )
 
     # --- physics ---------------------------------------------------------------------------------------
