@@ -120,6 +120,21 @@ def test_a_white_bowl_is_not_denied_where_a_bowl_looks_white() -> None:
     assert "plate" in denied
 
 
+def test_a_kind_is_not_denied_where_one_of_it_is_seen() -> None:
+    """LIBERO-PRO's "yellow_tomato_sauce" is tomato sauce."""
+    facts = build_facts(build_thing("s", "yellow_tomato_sauce", 10, 10))
+    assert "tomato sauce" not in {pair.about for pair in asked(facts, 300) if pair.kind == "presence"}
+
+
+def test_another_colour_is_denied_where_a_plain_thing_is_seen() -> None:
+    plate = build_thing("p", "plate", 10, 10, colours=("white", "red"))
+    painted = build_thing("q", "plate", 60, 10, pixels=0, share=0.0, painted="blue")
+    told = answers(build_facts(plate, painted), "presence")
+    assert told["blue plate"] == {"no"}
+    assert told.get("yellow plate", {"no"}) == {"no"}
+    assert "red plate" not in told  # its rim is red
+
+
 def test_painted_things_are_called_by_their_paint() -> None:
     plate = build_thing("p", "plate", 10, 10, painted="blue", colour="blue", colours=("blue",))
     facts = build_facts(plate)
