@@ -42,7 +42,7 @@ class Looks:
         """Move every camera a little, and change brightness, tint and place of every light."""
         model, amount, light = self._model, config.camera_jitter, config.light_jitter
         for camera in range(model.ncam):
-            near = 0.3 if model.cam_bodyid[camera] != 0 else 1.0  # one that is fixed to the hand moves less
+            near = 0.15 if model.cam_bodyid[camera] != 0 else 1.0  # one that is fixed to the hand moves less
             model.cam_pos[camera] += near * amount * generator.uniform(-0.03, 0.03, 3)
             model.cam_fovy[camera] += near * amount * generator.uniform(-2.0, 2.0)
             axis, turned = generator.normal(size=3), np.zeros(4)

@@ -2,7 +2,8 @@
 
 A phrase comes from the category in the task's BDDL file, which is also the name of LIBERO's asset:
 underscores become spaces, and the table below replaces names that nobody would say ("akita black bowl") by
-those that LIBERO's instructions use. A category without an entry, as in a user's suite, works by the rule.
+those that LIBERO's instructions use. A category without an entry, of a user's suite for instance, goes by the
+rule.
 """
 
 from __future__ import annotations
@@ -90,8 +91,7 @@ def name_of(category: str) -> Name:
     """The name of a category; any text is accepted."""
     if category in _SPOKEN:
         return Name(*_SPOKEN[category])
-    words = category.replace("-", "_").strip("_ ").lower().split("_")
-    phrase = " ".join(word for word in words if word) or "object"
+    phrase = " ".join(category.lower().replace("-", " ").replace("_", " ").split()) or "object"
     parts = phrase.split()
     noun = phrase if parts[-1] in _WHOLE or len(parts) == 1 or is_mass(phrase) else parts[-1]
     return Name(phrase, noun)

@@ -117,16 +117,17 @@ class Observer:
         )
 
     def _gripper(self) -> str:
-        if len(self._world._fingers) != 2:
+        fingers = self._randomiser.fingers
+        if len(fingers) != 2:
             return ""
-        opening = self._world.opening
+        opening = float(self._data.qpos[fingers[0]] - self._data.qpos[fingers[1]])
         return "open" if opening > 0.06 else "closed" if opening < 0.01 else ""
 
     def _finger_geoms(self) -> np.ndarray:
         bodies = {
             int(self._model.jnt_bodyid[joint])
             for joint in range(self._model.njnt)
-            if int(self._model.jnt_qposadr[joint]) in self._world._fingers
+            if int(self._model.jnt_qposadr[joint]) in self._randomiser.fingers
         }
         return np.array([g for g in range(self._model.ngeom) if int(self._model.geom_bodyid[g]) in bodies])
 

@@ -52,7 +52,7 @@ class Part:
         if self.kind == "knob":
             bands = {"off": (0.0, 0.02), "on": (0.3, 1.0)}
         else:
-            bands = {"closed": (0.0, 0.03), "partly open": (0.28, 0.68), "open": (0.885, 1.0)}
+            bands = {"closed": (0.0, 0.03), "partly open": (0.28, 0.61), "open": (0.885, 1.0)}
         return next((name for name, (low, high) in bands.items() if low <= openness <= high), "")
 
 

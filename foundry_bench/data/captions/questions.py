@@ -96,14 +96,20 @@ def presence(facts: Facts, writer: Writer) -> None:
 
 
 def _might_be(name: Name, facts: Facts) -> bool:
-    """Whether something seen could be taken for it: a grey "black bowl" for a white bowl."""
+    """Whether something seen could be taken for it."""
     words = set(name.phrase.split())
-    return any(
-        thing.pixels > 0
-        and thing.spoken.noun == name.noun
-        and (words == {name.noun} or words & set(thing.colours) or thing.spoken.phrase == name.noun)
-        for thing in facts.things
-    )
+    said = words - set(name.noun.split())
+    for thing in facts.things:
+        if not thing.pixels:
+            continue
+        if words <= set(thing.spoken.phrase.split()):
+            return True  # a yellow tomato sauce is a tomato sauce
+        if thing.spoken.noun == name.noun:
+            # A grey and white "black bowl" may be called a white bowl; a "shelf" may be a wooden one.
+            plain = thing.spoken.phrase == name.noun
+            if said & set(thing.colours) or (plain and not said <= set(COLOURS)):
+                return True
+    return False
 
 
 def colours(facts: Facts, writer: Writer) -> None:

@@ -72,7 +72,7 @@ class Randomiser:
         self._geoms = {name: subtree_geoms(self.model, self.world.bodies[name]) for name in self.world.bodies}
         self._arm = list(self.problem.robot._ref_joint_pos_indexes)
         self._arm_velocities = list(self.problem.robot._ref_joint_vel_indexes)
-        self._fingers = list(self.problem.robot._ref_gripper_joint_pos_indexes)
+        self.fingers = list(self.problem.robot._ref_gripper_joint_pos_indexes)
         self.robot_geoms = self._geoms_of_robot()
         self._looks = Looks(self.model)
 
@@ -267,9 +267,9 @@ class Randomiser:
             reach = generator.choice([0.08, 0.3])
             pose = home + generator.uniform(-reach, reach, len(home))
             self.data.qpos[self._arm] = np.clip(pose, limits[:, 0] + 0.05, limits[:, 1] - 0.05)
-            opening = float(generator.choice([0.0, 0.02, 0.04])) if len(self._fingers) == 2 else 0.0
-            if len(self._fingers) == 2:
-                self.data.qpos[self._fingers] = [opening, -opening]
+            opening = float(generator.choice([0.0, 0.02, 0.04])) if len(self.fingers) == 2 else 0.0
+            if len(self.fingers) == 2:
+                self.data.qpos[self.fingers] = [opening, -opening]
             mujoco.mj_forward(self.model, self.data)
             if self._deepest(self.robot_geoms) > 0.0:
                 return True
@@ -282,14 +282,14 @@ class Randomiser:
             geom
             for geom in range(self.model.ngeom)
             if roots[self.model.geom_bodyid[geom]] == roots[root]
-            and self.model.body_dofnum[self.model.geom_bodyid[geom]] > 0
+            and self.model.body_weldid[self.model.geom_bodyid[geom]] != 0  # the mount stands on the floor
         )
 
     # --- physics ---------------------------------------------------------------------------------------
 
     def _settle(self) -> bool:
         """Run physics with the robot held where it is until things lie still; False where they do not."""
-        held = [*self._arm, *self._fingers]
+        held = [*self._arm, *self.fingers]
         velocities = [*self._arm_velocities, *self.problem.robot._ref_gripper_joint_vel_indexes]
         pose = self.data.qpos[held].copy()
         self.data.ctrl[:] = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,9 @@ class CaptionDataset:
             self.image(image), pair["question"], pair["answer"], pair["kind"],
             self._keys[image], self._cameras[image], point,
         )  # fmt: skip
+
+    def __iter__(self) -> Iterator[CaptionSample]:
+        return (self[index] for index in range(len(self)))
 
     @property
     def images(self) -> int:

@@ -194,6 +194,8 @@ def _parse(task: Task) -> dict[str, Any]:
 
     try:
         problem = bddl_utils.robosuite_parse_problem(str(task.bddl))
+        if not problem["goal_state"]:
+            raise ValueError("it has no goal")
         return {key: problem[key] for key in ("goal_state", "initial_state", "fixtures", "objects")}
     except Exception as error:  # LIBERO's parser raises whatever a malformed file leads to
         raise FoundryError(

@@ -113,7 +113,7 @@ def write_dataset(
                     texts += _scene_texts(picture)
             write_text(building, texts)
             overview.write(building / "overview.png")
-            (building / "README.md").write_text(_card(config), encoding="utf-8")
+            (building / "README.md").write_text(_card(building, config), encoding="utf-8")
             chosen = [p for p in placed if (p.image, p.number) in kept]
             manifest = _manifest(tasks, config, scenes, chosen, len(placed), texts, building)
             (building / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -209,12 +209,12 @@ def _manifest(
     }
 
 
-def _card(config: CaptionsConfig) -> str:
+def _card(root: Path, config: CaptionsConfig) -> str:
     """A dataset card that tells Hugging Face `datasets` which files are which."""
     lines = ["---", "configs:"]
     for name, folder in (("default", "parquet"), ("text", "text")):
         lines += [f"- config_name: {name}", "  data_files:"]
-        for split in SPLITS:
+        for split in (split for split in SPLITS if any((root / folder).glob(f"{split}-*.parquet"))):
             hub = {"val": "validation"}.get(split, split)
             lines += [f"  - split: {hub}", f"    path: {folder}/{split}-*.parquet"]
     settings = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(config).items())
