@@ -91,10 +91,12 @@ class Expert:
                     yield from self._work(Step("close", step.needs))
                 if step.needs and not is_open(self._problem, step.needs):
                     yield from self._work(Step("open", step.needs))
-                if step.predicate in PLACING:
-                    yield from self._move(step, tried[step.thing])
-                else:
+                if step.predicate not in PLACING:
                     yield from self._work(step)
+                    continue
+                yield from self._move(step, tried[step.thing])
+                if not holds(self._problem, step):
+                    break  # what comes next may depend on it, such as shutting a door
         self.gave_up = f"not solved after {_ROUNDS} rounds"
         for _ in range(5):
             yield self._arm.towards(self._world.hand, OPEN)

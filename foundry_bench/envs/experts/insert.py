@@ -16,6 +16,7 @@ _UP = np.array([0.0, 0.0, 1.0])
 _BAND = 0.03  # half width of what is looked at beside the way in
 _COLUMN = 0.015  # and over and under the middle: a wall beside a narrow compartment is no ceiling
 _OUTSIDE = 0.05  # between the opening and what is about to go in
+_INSIDE = 0.9  # share of an object that should be inside
 _OVER_FLOOR = 0.012  # height of an object on its way in
 _TURNS = np.radians([0.0, 45.0, -45.0, 90.0, -90.0])
 _TILTS = np.radians([80.0, 60.0, 45.0])
@@ -174,7 +175,9 @@ def insert(arm: Arm, name: str, how: Insertion, opening: Opening) -> Actions:
             break
         yield arm.towards(world.hand - _UP * 0.015, CLOSED, gain=1.2)
     yield from release(arm)
-    yield from go(arm, world.hand - opening.inward * 0.12, OPEN, 0.03, limit=20)
+    # Out the way the fingers point: one of them may be inside of the object.
+    yield from go(arm, world.hand - world.hand_rotation[:, 2] * 0.05, OPEN, 0.02, limit=10)
+    yield from go(arm, world.hand - opening.inward * 0.08, OPEN, 0.03, limit=15)
     arm.near_contact = False
     arm.face(arm.home_yaw)
     yield from go(arm, world.hand + _UP * 0.08, OPEN, 0.04, limit=12)
@@ -212,7 +215,7 @@ def _depth(world: World, name: str, opening: Opening) -> float:
     """Where the object's position should end along ``inward``: its body inside, or as deep as is needed."""
     position = float(world.position(name) @ opening.inward)
     behind = position - float((world.points(name) @ opening.inward).min())
-    wanted = opening.front + max(_needed(opening) + 0.02, min(behind, 2 * opening.half) * 0.7)
+    wanted = opening.front + max(_needed(opening) + 0.02, min(behind, 2 * opening.half) * _INSIDE)
     return float(min(wanted, float(opening.middle @ opening.inward) + 0.6 * opening.half))
 
 

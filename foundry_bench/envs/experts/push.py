@@ -7,14 +7,16 @@ from collections.abc import Callable
 import numpy as np
 
 from foundry_bench.envs.experts.arm import CLOSED, Arm
-from foundry_bench.envs.experts.skills import Actions, go_over, retreat
+from foundry_bench.envs.experts.skills import Actions, go, go_over, retreat
 from foundry_bench.envs.experts.world import World
 
 _TIP = 0.012  # the fingers end this far beyond the grip site
 _ABOVE_TABLE = 0.004
 _BEHIND = 0.035  # between the fingers and the object before the push
-_ASTRAY = 0.02  # so far off the line the push starts again
+_ASTRAY = 0.035  # so far off the line the push starts again
 _AHEAD = 0.035
+_DESCENT, _LOW_ENOUGH = 0.16, 0.02  # metres
+_TURN_COST = 4.0  # in points that the hand would hit
 _LEANS, _TURNS = np.radians([20.0, 30.0, 40.0]), np.radians([0.0, 25.0, -25.0, 50.0, -50.0, 75.0, -75.0])
 _UP = np.array([0.0, 0.0, 1.0])
 _DISTANCES, _DISTANCE_COST = (0.06, 0.1, 0.15), 5.0  # metres that something is pushed out of a corner
@@ -38,9 +40,16 @@ def push(arm: Arm, name: str, target: np.ndarray, done: Callable[[], bool]) -> A
     height = float(points[:, 2].min()) + _TIP + _ABOVE_TABLE
     way, radius = _line(arm, name, target)
     behind = np.array([*(_middle(arm, name) - way * (radius + _BEHIND)), height])
-    arm.point(*_lean(arm, np.array([*way, 0.0]), behind))
-    yield from go_over(arm, behind, CLOSED, None, 0.015)
+    direction, closing = _lean(arm, np.array([*way, 0.0]), behind)
+    arm.point(direction, closing)
+    # Down along the lean, over the object: what keeps the hand from it may stand close behind it.
+    yield from go_over(arm, behind - direction * _DESCENT, CLOSED, None, 0.03)
     arm.near_contact = True
+    yield from go(arm, behind, CLOSED, 0.012, limit=40)
+    if world.hand[2] > behind[2] + _LOW_ENOUGH:
+        arm.near_contact = False
+        yield from retreat(arm)
+        return done()
     still, before = 0, world.position(name)
     for step in range(100):
         if done():
@@ -91,14 +100,15 @@ def way_out(world: World, name: str, cost: Callable[[np.ndarray], float]) -> np.
 
 def _lean(arm: Arm, forward: np.ndarray, spot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the fingers point and along which line they close: leaning over the object, clear of the rest."""
-    options: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+    options: list[tuple[float, int, np.ndarray, np.ndarray]] = []
     for lean in _LEANS:
         direction = -forward * np.sin(lean) - _UP * np.cos(lean)
         aside = np.cross(_UP, forward)
         for turn in _TURNS:
             closing = aside * np.cos(turn) + np.cross(direction, aside) * np.sin(turn)
             hits = arm.world.hand_hits(spot, direction, closing)
-            options.append((hits, len(options), direction, closing))
+            turned = 1.0 - abs(float(closing @ arm.world.closing_axis))
+            options.append((hits + _TURN_COST * turned, len(options), direction, closing))
     _, _, direction, closing = min(options, key=lambda option: option[:2])
     return direction, closing
 
