@@ -14,6 +14,7 @@ from foundry_bench.envs.experts.grasps import BLOCKED, Grasp, find_grasps
 from foundry_bench.envs.experts.insert import find_opening, held_grasp, insert, insertion
 from foundry_bench.envs.experts.planner import PLACING, Plan, Step, holds, is_open, make_plan, parent_of
 from foundry_bench.envs.experts.push import push, way_out
+from foundry_bench.envs.experts.robosuite_skills import destination, perform
 from foundry_bench.envs.experts.skills import grasp, lay, place, retreat, support_height, was_tried
 from foundry_bench.envs.experts.targets import free_spot, long_side, region_size, region_top, target_position
 from foundry_bench.envs.experts.world import World
@@ -89,13 +90,21 @@ class Expert:
                     yield from self._work(Step("close", step.needs))
                 if step.needs and not is_open(self._problem, step.needs):
                     yield from self._work(Step("open", step.needs))
-                if step.predicate in PLACING:
+                if self._problem.task.bddl is None:
+                    yield from self._perform(step, tried[step.thing])
+                elif step.predicate in PLACING:
                     yield from self._move(step, tried[step.thing])
                 else:
                     yield from self._work(step)
         self.gave_up = f"not solved after {_ROUNDS} rounds"
         for _ in range(5):
             yield self._arm.towards(self._world.hand, OPEN)
+
+    def _perform(self, step: Step, tried: list[Grasp]) -> Generator[np.ndarray, None, None]:
+        """Do the step of a task of robosuite's own."""
+        self.destination = destination(self._world, step)
+        self._thing = step.thing if self.destination is not None else ""
+        yield from perform(self._arm, step, tried)
 
     def _set_aside(self, step: Step) -> Generator[np.ndarray, None, None]:
         """Put the object of a step elsewhere if the drawer it goes into would come out over it."""
