@@ -100,7 +100,11 @@ class Arm:
 
     def turned(self) -> bool:
         """Whether the hand points as chosen."""
-        return float(np.linalg.norm(self._missing_turn())) < _TURNED
+        return self.missing() < _TURNED
+
+    def missing(self) -> float:
+        """The angle between where the hand points and where it should, radians."""
+        return float(np.linalg.norm(self._missing_turn()))
 
     def _missing_turn(self) -> np.ndarray:
         return _rotation_vector(self._target @ self.world.hand_rotation.T)

@@ -32,7 +32,10 @@ _REACH_COST = 10.0  # of a metre that the hand is farther from the base while it
 _WRIST, _WRIST_COST = 1.9, 20.0  # radians that any wrist turns from the start pose, and the cost of one more
 _OVER_PEG = 0.02  # metres over a peg, where a nut is lined up
 _IN_LINE = 0.003
-_LOWERING = 0.015
+_ASTRAY, _CALM = 0.005, 0.002  # metres off line over the peg; metres a step
+_ALONG_COST = 8.0
+_SKEW = 0.03  # radians
+_LOWERING, _GENTLE = 0.015, 1.2  # metres aimed at, and the gain
 _INTEGRAL, _LARGEST_DRIFT = 0.06, 0.015
 _BESIDE, _FINGERS = 0.045, 0.09  # metres between the middle of a can and a wall, across and along the fingers
 _TURN_COST = 0.25  # of a radian that the hand turns away from its start pose
@@ -70,8 +73,12 @@ def perform(arm: Arm, step: Step, tried: list[Grasp]) -> Actions:
     goal = destination(world, step)
     assert goal is not None
     part = f"{step.thing} {HANDLE}" if step.predicate == "thread" else step.thing
+
+    def suits(option: Grasp) -> float:
+        return _ALONG_COST * _along(world, step, part, option) if part != step.thing else 0.0
+
     for _ in range(_TRIES):
-        if (yield from grasp(arm, part, goal, tried)):
+        if (yield from grasp(arm, part, goal, tried, suits)):
             break
     else:
         return (yield from retreat(arm))
@@ -80,6 +87,13 @@ def perform(arm: Arm, step: Step, tried: list[Grasp]) -> Actions:
     if step.predicate == "thread":
         return (yield from _around_peg(arm, step, goal))
     return (yield from place(arm, step.thing, goal, drop=0.0 if step.predicate == "stack" else 0.02))
+
+
+def _along(world: World, step: Step, part: str, option: Grasp) -> float:
+    """How far the fingers would close along a nut's handle and not across it, 0 to 1: one is then in the hole."""
+    middle = world.points(part).mean(axis=0) - world.position(step.thing)
+    way = middle[:2] / np.linalg.norm(middle[:2])
+    return float(abs(way @ [np.cos(option.yaw), np.sin(option.yaw)]))
 
 
 def _around_peg(arm: Arm, step: Step, goal: np.ndarray) -> Actions:
@@ -95,26 +109,29 @@ def _around_peg(arm: Arm, step: Step, goal: np.ndarray) -> Actions:
     grip[:2] = [cosine * grip[0] - sine * grip[1], sine * grip[0] + cosine * grip[1]]
     yield from go_over(arm, high + grip, CLOSED, name, 0.02)
     arm.near_contact = True
-    arm.turn_by(_turn_of_nut(arm, step, goal, free=False))
-    reference, lowest, stuck = high.copy(), np.inf, 0
-    drift = np.zeros(2)
-    for _ in range(90):
+    drift, height, before = np.zeros(2), float(high[2]), world.position(name)
+    for _ in range(120):
         position = world.position(name)
         if position[2] < goal[2] + 0.01 or not is_held(world, name):
             break
         aside = goal[:2] - position[:2]
+        speed = float(np.linalg.norm((position - before)[:2]))
+        before = position
+        askew = _turn_of_nut(arm, step, goal, free=False)
+        if abs(askew) > _SKEW and arm.missing() < _SKEW:
+            arm.turn_by(askew)
+        ready = speed < _CALM and abs(askew) < 2 * _SKEW
+        if position[2] < rim:
+            height = position[2] - _LOWERING
+        elif float(np.abs(aside).max()) < (_IN_LINE if ready else 0.0):
+            height = min(height, position[2]) - _LOWERING
+        elif float(np.abs(aside).max()) > _ASTRAY:
+            height = float(high[2])
         # Joint friction stops the hand a little short: what is missing adds up until it moves.
         drift = np.clip(drift + _INTEGRAL * aside, -_LARGEST_DRIFT, _LARGEST_DRIFT)
-        inside = position[2] < rim
-        if inside or float(np.abs(aside).max()) < _IN_LINE:
-            reference[2] = min(reference[2], position[2]) - _LOWERING
-            stuck = stuck + 1 if position[2] > lowest - 5e-4 else 0
-            lowest = min(lowest, float(position[2]))
-        if stuck > 8:  # on the edge of the peg: up, and once more
-            reference[2], lowest, stuck = high[2], np.inf, 0
-        way = reference - position
-        way[:2] += drift
-        yield arm.towards(world.hand + way, CLOSED)
+        way = np.array([*(aside + drift), height - position[2]])
+        way[2] = np.clip(way[2], -_LOWERING, _LOWERING)
+        yield arm.towards(world.hand + way, CLOSED, gain=_GENTLE)
     yield from release(arm)
     yield from retreat(arm)
     arm.near_contact = False
