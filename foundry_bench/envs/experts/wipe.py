@@ -11,6 +11,7 @@ from foundry_bench.envs.experts.skills import Actions
 
 _ABOVE = 0.04  # over the table, where the tool lines up
 _PRESS = 0.02  # metres below the table aimed at, which the controller turns into a force
+_FLAT, _TIPPED = 0.1, 0.3  # radians
 _STEP = 0.03  # largest way aimed at in a step while wiping
 
 
@@ -31,8 +32,11 @@ def wipe(arm: Arm) -> Actions:
         tool = world.data.geom_xpos[corners].mean(axis=0)
         way = np.array([*(mark - tool)[:2], 0.0])
         distance = float(np.linalg.norm(way))
+        if arm.missing() > _TIPPED:  # it stands on an edge: lift it and set it down again
+            down = False
         if not down:
-            way[2] = table + _ABOVE - tool[2] if distance > 0.02 else table - _PRESS - tool[2]
+            ready = distance < 0.02 and arm.missing() < _FLAT
+            way[2] = table - _PRESS - tool[2] if ready else table + _ABOVE - tool[2]
             down = bool(tool[2] < table + 0.003)
         else:
             way *= min(1.0, _STEP / max(distance, 1e-6))
