@@ -14,10 +14,10 @@ from foundry_bench.envs.experts.world import World
 _UP = np.array([0.0, 0.0, 1.0])
 _TILT = np.radians(80.0)  # of the fingers from straight down towards the door
 _STANDOFF = 0.10
-_DEPTH = 0.006  # of the grip site beyond the middle of the lever
+_DEPTH = 0.01  # of the grip site beyond the middle of the lever
 _OUT = 0.02  # of the grip beyond the middle of the lever, away from its axis
 _AHEAD, _ROLL = 0.25, 1.0  # radians ahead of the lever; share of its turn that the hand makes
-_TURNED = 1.1  # radians at which the latch is out of the frame
+_TURNED = 1.25  # radians at which the latch is out of the frame
 _PULL = 0.06  # metres ahead of the hand along the door's arc
 
 

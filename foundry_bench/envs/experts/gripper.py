@@ -1,8 +1,8 @@
 """Grippers as the skills see them: how far they are open, where they touch, what room they need.
 
-The numbers that the skills compare with are the Panda's. Other grippers report their opening on its scale, from
-nothing between the fingers to as wide as they go, and say how wide a thing they take; their fingers and hands
-are measured from their collision geoms.
+The numbers that the skills compare with are the Panda's. Other grippers report their opening on its scale,
+from nothing between the fingers to as wide as they go, and say how wide a thing they take; their fingers and
+hands are measured from their collision geoms.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ _MEASURED: weakref.WeakKeyDictionary[Problem, _Measures] = weakref.WeakKeyDictio
 
 
 def _measure(problem: Problem, gripper: MeasuredGripper) -> _Measures:
-    """Distance of the pads closed and open, steps to close, and shape; closed and opened once for each scene."""
+    """Distance of the pads closed and open, steps to close, and shape; moved once for each scene."""
     if problem in _MEASURED:
         return _MEASURED[problem]
     robot = problem.robot.gripper
@@ -174,7 +174,7 @@ def _measure(problem: Problem, gripper: MeasuredGripper) -> _Measures:
 
 
 def _move(problem: Problem, gripper: MeasuredGripper, data: mujoco.MjData, action: float) -> int:
-    """Move the fingers as far as an action takes them, and nothing else; the simulator steps that it takes."""
+    """Move the fingers, and nothing else, as far as an action takes them; in how many simulator steps."""
     model, robot = problem.model, problem.robot
     fixed = np.setdiff1d(np.arange(model.nq), robot._ref_gripper_joint_pos_indexes)
     still = np.setdiff1d(np.arange(model.nv), robot._ref_gripper_joint_vel_indexes)

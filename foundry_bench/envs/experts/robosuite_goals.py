@@ -25,8 +25,19 @@ _GOALS = {
     "Wipe": ("wipe", "table", ""),
 }
 _FLOOR_THICK, _FLOOR_WIDE = 0.03, 0.1  # half extents of a floor, metres
-#: Pairs of robot and task that no skill solves often enough, and why.
-_UNSUPPORTED: dict[tuple[str, str], str] = {}
+_SLIPS = "its fingers do not hold the nut by its handle"
+#: Pairs of robot and task (or every task) that no skill solves often enough, and why.
+_UNSUPPORTED = {
+    (
+        "Sawyer",
+        "*",
+    ): "in robosuite's model its first link touches its base, and the friction holds the first joint",
+    ("Kinova3", "NutAssemblySquare"): _SLIPS,
+    ("IIWA", "NutAssemblySquare"): _SLIPS,
+    ("Jaco", "NutAssemblySquare"): _SLIPS,
+    ("Jaco", "Wipe"): "its tool rocks at the far marks and leaves some",
+    ("Jaco", "PickPlaceCan"): "its fingers do not hold the can on the way to the bin",
+}
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,8 @@ class Things:
     Attributes:
         movable: names of what can be taken.
         bodies: the root body of everything, by name.
-        parts: geoms of what is taken by a part of it, by the name of that part; they are no things of their own.
         floors: whether a body's flat floor counts as what can be in the way.
+        parts: geoms of parts that things are taken by, by name; they are no things of their own.
     """
 
     movable: list[str]
@@ -80,9 +91,9 @@ def robosuite_goal(name: str, robot: str) -> tuple[str, str, str]:
     """
     if name not in _GOALS:
         raise LookupError(f"no skill for robosuite's task {name}")
-    reason = _UNSUPPORTED.get((robot, name))
+    reason = _UNSUPPORTED.get((robot, name)) or _UNSUPPORTED.get((robot, "*"))
     if reason:
-        raise LookupError(f"the arm {robot}: {reason}")
+        raise LookupError(f"not with the arm {robot}: {reason}")
     return _GOALS[name]
 
 
@@ -103,6 +114,5 @@ def _parts(env: Any) -> dict[str, list[str]]:
         return {}
     nut = env.nuts[env.nut_id]
     model = env.sim.model._model
-    geoms = [name for name in nut.contact_geoms]
-    far = max(geoms, key=lambda name: float(np.linalg.norm(model.geom(name).pos)))
+    far = max(nut.contact_geoms, key=lambda name: float(np.linalg.norm(model.geom(name).pos)))
     return {f"{nut.name} {HANDLE}": [far]}

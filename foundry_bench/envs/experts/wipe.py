@@ -11,6 +11,7 @@ from foundry_bench.envs.experts.skills import Actions
 
 _ABOVE = 0.04  # over the table, where the tool lines up
 _PRESS = 0.02  # metres below the table aimed at, which the controller turns into a force
+_PATIENCE = 15  # steps over a mark
 _FLAT, _TIPPED = 0.1, 0.3  # radians
 _STEP = 0.03  # largest way aimed at in a step while wiping
 
@@ -23,11 +24,18 @@ def wipe(arm: Arm) -> Actions:
     table = float(env.table_offset[2])
     markers = _from_nearer_end(arm, list(env.model.mujoco_arena.markers))
     arm.face(arm.home_yaw)
-    down = False
+    down, same, before = False, 0, None
     while True:
         left = [marker for marker in markers if marker not in env.wiped_markers]
         if not left:
             return True
+        same = same + 1 if down and left[0] is before else 0
+        before = left[0]
+        if same > _PATIENCE:  # it does not come off from here: first the others
+            markers.remove(left[0])
+            markers.append(left[0])
+            same, before = 0, None
+            continue
         mark = world.data.body(left[0].root_body).xpos
         tool = world.data.geom_xpos[corners].mean(axis=0)
         way = np.array([*(mark - tool)[:2], 0.0])

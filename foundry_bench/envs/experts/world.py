@@ -122,8 +122,7 @@ class World:
         axes = np.stack([closing, np.cross(direction, closing), direction], axis=1)
         local = (self.other_points(excluded) - position) @ axes
         return sum(
-            int(((local > low) & (local < high)).all(axis=1).sum())
-            for low, high in self.gripper.shape.boxes
+            int(((local > low) & (local < high)).all(axis=1).sum()) for low, high in self.gripper.shape.boxes
         )
 
     def gripped(self, name: str) -> bool:
