@@ -62,21 +62,30 @@ class Arm:
         cosine, sine = np.cos(angle), np.sin(angle)
         self._target = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]) @ self._down
 
+    def away(self, yaw: float) -> float:
+        """How far an angle of the closing axis is from that of the start pose, radians in [-pi, pi)."""
+        return float((yaw - self.home_yaw + np.pi) % (2 * np.pi) - np.pi)
+
     def nearest_yaw(self, yaw: float) -> float:
         """The angle which `face` would take for a line's direction, radians."""
         return self.home_yaw + wrap_half_turn(yaw - self.home_yaw)
 
-    def point(self, direction: np.ndarray, closing: np.ndarray) -> None:
+    def point(self, direction: np.ndarray, closing: np.ndarray, then: np.ndarray | None = None) -> None:
         """Point the fingers along ``direction``, closing along a line.
 
-        Of the two ways to hold a line the one that is nearer to the start pose is taken.
+        Of the two ways to hold a line the one that is nearer to the start pose is taken, now and ``then``.
 
         Args:
             direction: unit vector from the hand to the fingertips, (3,).
             closing: unit vector across it, (3,); its sign does not matter.
+            then: how the hand will turn afterwards, (3, 3).
         """
         options = [self._rotation(direction, axis) for axis in (closing, -closing)]
-        self._target = min(options, key=lambda rotation: float(np.linalg.norm(rotation - self._down)))
+        turns = [np.eye(3)] if then is None else [np.eye(3), then]
+        self._target = min(
+            options,
+            key=lambda rotation: max(float(np.linalg.norm(turn @ rotation - self._down)) for turn in turns),
+        )
 
     def lean_in(self, angle: float) -> None:
         """Lean from pointing down until the fingers point towards the base by ``angle`` radians.
@@ -105,7 +114,11 @@ class Arm:
 
     def turned(self) -> bool:
         """Whether the hand points as chosen."""
-        return float(np.linalg.norm(self._missing_turn())) < _TURNED
+        return self.missing() < _TURNED
+
+    def missing(self) -> float:
+        """The angle between where the hand points and where it should, radians."""
+        return float(np.linalg.norm(self._missing_turn()))
 
     def _missing_turn(self) -> np.ndarray:
         return _rotation_vector(self._target @ self.world.hand_rotation.T)

@@ -13,6 +13,7 @@ from foundry_bench.envs.experts.grasps import Grasp
 from foundry_bench.envs.experts.insert import find_opening, held_grasp, insert, insertion
 from foundry_bench.envs.experts.planner import PLACING, Plan, Step, holds, is_open, make_plan, parent_of
 from foundry_bench.envs.experts.push import push
+from foundry_bench.envs.experts.robosuite_skills import destination, perform
 from foundry_bench.envs.experts.skills import grasp, lay, place, retreat
 from foundry_bench.envs.experts.targets import long_side, region_size, region_top, target_position
 from foundry_bench.envs.experts.variety import Variety
@@ -91,6 +92,9 @@ class Expert:
                     yield from self._work(Step("close", step.needs))
                 if step.needs and not is_open(self._problem, step.needs):
                     yield from self._work(Step("open", step.needs))
+                if self._problem.task.bddl is None:
+                    yield from self._perform(step, tried[step.thing])
+                    continue
                 if step.predicate not in PLACING:
                     yield from self._work(step)
                     continue
@@ -103,6 +107,12 @@ class Expert:
 
     def _target(self, step: Step) -> np.ndarray:
         return target_position(self._world, step, self.plan)[0]
+
+    def _perform(self, step: Step, tried: list[Grasp]) -> Moves:
+        """Do the step of a task of robosuite's own."""
+        self.destination = destination(self._world, step)
+        self._thing = step.thing if self.destination is not None else ""
+        yield from perform(self._arm, step, tried)
 
     def _work(self, step: Step) -> Moves:
         """Open, close or turn a part of a fixture."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from foundry_bench.envs.experts.arm import wrap_half_turn
+from foundry_bench.envs.experts.gripper import HandShape
 from foundry_bench.envs.experts.world import World
 
-_MAX_WIDTH = 0.066  # of what is gripped; the fingers open to 7.25 cm in practice
 _RIM_DEPTH = 0.020
 _RIM_INSET = 0.004  # from the outermost point of a rim to the middle of its wall
 _TIP_CLEARANCE = 0.012  # between the pads' centre and what lies under the object
@@ -73,12 +73,13 @@ def find_grasps(
     obstacles = obstacles[near]
     axis = world.closing_axis
     current = float(np.arctan2(axis[1], axis[0]))
+    widest = world.gripper.shape.widest
     found: list[_Candidate] = []
     for number in range(_DIRECTIONS):
         yaw = np.pi * number / _DIRECTIONS
-        found += _across(points, yaw, support)
+        found += _across(points, yaw, support, widest)
         found += _rim(local, rotation, origin, 2 * yaw, support)
-        found += _handle(points, 2 * yaw, support)
+        found += _handle(points, 2 * yaw, support, widest)
     scored = []
     for position, yaw, kind, cost in found:
         turn = abs(wrap_half_turn(yaw - current))
@@ -87,7 +88,7 @@ def find_grasps(
             for spot in (position, destination + position - origin)
         )
         cost += 0.25 * turn + _FAR_COST * max(0.0, reach - _COMFORTABLE_REACH)
-        hits = _collisions(position, yaw, kind, points, obstacles)
+        hits = _collisions(position, yaw, kind, points, obstacles, world.gripper.shape)
         scored.append(Grasp(position, yaw, kind, cost + hits, hits))
     return sorted(scored, key=lambda grasp: grasp.cost)
 
@@ -97,12 +98,12 @@ def across_grasps(world: World, points: np.ndarray, support: float) -> list[Gras
     found = [
         Grasp(*candidate)
         for number in range(_DIRECTIONS)
-        for candidate in _across(points, np.pi * number / _DIRECTIONS, support)
+        for candidate in _across(points, np.pi * number / _DIRECTIONS, support, world.gripper.shape.widest)
     ]
     return sorted(found, key=lambda grasp: grasp.cost)
 
 
-def _across(points: np.ndarray, yaw: float, support: float) -> list[_Candidate]:
+def _across(points: np.ndarray, yaw: float, support: float, widest: float) -> list[_Candidate]:
     """Grasps through the object's middle with the fingers on both sides, where it is narrow enough."""
     top = points[:, 2].max()
     along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
@@ -119,7 +120,7 @@ def _across(points: np.ndarray, yaw: float, support: float) -> list[_Candidate]:
             continue
         reach = (slab[:, :2] - centre) @ along
         width = reach.max() - reach.min()
-        if width < _MAX_WIDTH:
+        if width < widest:
             middle = centre + along * (reach.max() + reach.min()) / 2
             found.append((np.array([*middle, height]), yaw, "across", 6.0 * max(0.0, width - 0.03) + extra))
             break
@@ -151,21 +152,21 @@ def _rim(
     return [(position, float(np.arctan2(outward[1], outward[0])) % np.pi, "rim", cost)]
 
 
-def _handle(points: np.ndarray, angle: float, support: float) -> list[_Candidate]:
+def _handle(points: np.ndarray, angle: float, support: float, widest: float) -> list[_Candidate]:
     """The grasp of what sticks out at one angle, such as a mug's handle or a pan's, across it."""
     middle = np.median(points[:, :2], axis=0)
     direction, aside = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
     out, off = (points[:, :2] - middle) @ direction, np.abs((points[:, :2] - middle) @ aside)
     usual = float(np.median([out.max(), -out.min()]))
     reach = float(out.max())
-    if reach < 1.25 * usual or off[out > reach - 0.005].max() > _MAX_WIDTH / 2:
+    if reach < 1.25 * usual or off[out > reach - 0.005].max() > widest / 2:
         return []
     # Of what is narrow, the part next to the body: less of a lever.
     found: list[_Candidate] = []
     for place in np.arange(reach - 0.012, usual, -0.01):
         band = points[np.abs(out - place) < 0.011]
         width = np.ptp((band[:, :2] - middle) @ aside) if len(band) else np.inf
-        if width > _MAX_WIDTH - 0.02:
+        if width > widest - 0.02:
             break
         height = max(float(band[:, 2].max()) - _RIM_DEPTH, support + _TIP_CLEARANCE)
         spot = middle + direction * place + aside * float(((band[:, :2] - middle) @ aside).mean())
@@ -173,19 +174,23 @@ def _handle(points: np.ndarray, angle: float, support: float) -> list[_Candidate
     return found
 
 
-def _collisions(position: np.ndarray, yaw: float, kind: str, own: np.ndarray, obstacles: np.ndarray) -> float:
+def _collisions(
+    position: np.ndarray, yaw: float, kind: str, own: np.ndarray, obstacles: np.ndarray, shape: HandShape
+) -> float:
     """A penalty for what the open fingers and the hand would hit on their way down."""
     along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+    inner, outer, beside, below = shape.fingers
+    length, width, above = shape.hand
     penalty = 0.0
     for cloud, weight in ((obstacles, 1.0), (own, 0.5)):
         if not len(cloud):
             continue
         local = cloud - position
         u, v, up = np.abs(local[:, :2] @ along), np.abs(local[:, :2] @ across), local[:, 2]
-        hand = (u < 0.11) & (v < 0.042) & (up > 0.035) & (up < 0.2)
-        fingers = (u > 0.034) & (u < 0.062) & (v < 0.016) & (up > -0.016) & (up < 0.2)
+        hand = (u < length) & (v < width) & (up > above) & (up < 0.2)
+        fingers = (u > inner) & (u < outer) & (v < beside) & (up > -below) & (up < 0.2)
         if weight == 1.0:
-            close = (u < 0.13) & (v < 0.075) & (up > 0.035) & (up < 0.2)
+            close = (u < shape.passing[0]) & (v < shape.passing[1]) & (up > above) & (up < 0.2)
             penalty += _CLOSE_COST * bool(close.any())
         if kind != "across" and weight < 1:
             fingers = np.zeros_like(fingers)  # the inner finger goes into the object

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 
 from foundry_bench.envs.experts.articulation import joints_of
+from foundry_bench.envs.experts.robosuite_goals import robosuite_goal
 from foundry_bench.envs.problem import Problem
 
 PLACING = ("on", "in")
@@ -19,7 +20,7 @@ class Step:
     """Make one conjunct of a goal true.
 
     Attributes:
-        predicate: `on`, `in`, `open`, `close`, `turnon` or `turnoff`.
+        predicate: `on`, `in`, `open`, `close`, `turnon` or `turnoff`, or what a task of robosuite asks for.
         thing: the object that is placed, or the region or fixture that is moved.
         place: where it goes; empty for what is moved.
         slides: whether the object is pushed along the table, being too flat and wide to be grasped.
@@ -44,7 +45,10 @@ class Plan:
 def make_plan(problem: Problem) -> Plan:
     """The plan for a problem's goal, from its predicates alone: no task is known by name."""
     if problem.task.bddl is None:
-        return Plan((), "no expert for robosuite's own tasks")
+        try:
+            return Plan((Step(*robosuite_goal(problem.task.name, problem.task.robot)),))
+        except LookupError as reason:
+            return Plan((), str(reason))
     steps = []
     for predicate, *names in problem.goal:
         if predicate in MOVING:
@@ -60,6 +64,8 @@ def make_plan(problem: Problem) -> Plan:
 
 def holds(problem: Problem, step: Step) -> bool:
     """Whether a step's conjunct is true now."""
+    if problem.task.bddl is None:
+        return problem.success()
     names = [step.thing, step.place] if step.place else [step.thing]
     return bool(problem.env._eval_predicate([step.predicate, *names]))
 

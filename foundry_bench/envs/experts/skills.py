@@ -179,7 +179,7 @@ def _straight_down(arm: Arm, target: np.ndarray, name: str, start: np.ndarray) -
 def close_on(arm: Arm, position: np.ndarray) -> Actions:
     """Close the fingers until they stop; False as soon as the hand is off line or has closed on nothing."""
     before = arm.world.opening
-    for step in range(12):
+    for step in range(arm.world.gripper.closing_steps):
         if np.linalg.norm((position - arm.world.hand)[:2]) > 2 * _ASTRAY:
             return False
         yield arm.towards(position, CLOSED)

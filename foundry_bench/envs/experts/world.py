@@ -7,14 +7,12 @@ from collections.abc import Iterable
 import mujoco
 import numpy as np
 
+from foundry_bench.envs.experts.gripper import gripper_of
+from foundry_bench.envs.experts.robosuite_goals import things_of
 from foundry_bench.envs.simulation import Simulation
 
 _SPACING = 0.008  # metres between the points sampled on a collision geom
 _MAX_PER_SIDE = 24
-# The Panda's closed fingers, and its hand without them, as boxes around the grip site, metres; the axes are
-# the one along which the fingers close, the one across it and the one along which they point.
-_FINGERS_LOW, _FINGERS_HIGH = np.array([-0.025, -0.012, -0.026]), np.array([0.025, 0.012, 0.013])
-_HAND_LOW, _HAND_HIGH = np.array([-0.107, -0.034, -0.125]), np.array([0.107, 0.034, -0.026])
 
 
 class World:
@@ -30,22 +28,17 @@ class World:
         robot = self.problem.robot
         self._site = robot.eef_site_id
         self._base = self.model.body(robot.robot_model.root_body).id
-        self._fingers = list(robot._ref_gripper_joint_pos_indexes)
-        finger_geoms = robot.gripper.important_geoms
-        self._pads = [
-            self.model.geom(finger_geoms[side][0]).id for side in ("left_fingerpad", "right_fingerpad")
-        ]
-        self._finger_geoms = [
-            [self.model.geom(name).id for name in finger_geoms[side]]
-            for side in ("left_finger", "right_finger")
-        ]
-        env = self.problem.env
-        self.movable = list(env.objects_dict)
-        self.bodies = {
-            name: self.model.body(thing.root_body).id
-            for name, thing in {**env.objects_dict, **env.fixtures_dict}.items()
+        self.gripper = gripper_of(self.problem)
+        things = things_of(self.problem.env, self.problem.task.name)
+        self.movable = things.movable
+        self.bodies = {name: self.model.body(body).id for name, body in things.bodies.items()}
+        self._geoms = {
+            name: things.seen(self.model, self.collision_geoms(body)) for name, body in self.bodies.items()
         }
-        self._geoms = {name: self.collision_geoms(body) for name, body in self.bodies.items()}
+        self._parts = {
+            name: [self.model.geom(geom).id for geom in geoms] for name, geoms in things.parts.items()
+        }
+        self.bodies |= {name: int(self.model.geom_bodyid[geoms[0]]) for name, geoms in self._parts.items()}
         self._local = {
             geom: _surface_points(self.model, geom) for geoms in self._geoms.values() for geom in geoms
         }
@@ -71,14 +64,12 @@ class World:
     @property
     def opening(self) -> float:
         """Distance between the fingers in metres, 0 to about 0.08."""
-        left, right = self.data.qpos[self._fingers]
-        return float(left - right)
+        return self.gripper.opening()
 
     @property
     def closing_axis(self) -> np.ndarray:
         """Unit vector from one finger pad to the other, (3,)."""
-        axis = self.data.geom_xpos[self._pads[1]] - self.data.geom_xpos[self._pads[0]]
-        return axis / np.linalg.norm(axis)
+        return self.gripper.closing_axis()
 
     # --- objects -----------------------------------------------------------------------------------
 
@@ -96,7 +87,7 @@ class World:
 
     def points(self, name: str) -> np.ndarray:
         """Points on the collision geoms of an object, (n, 3)."""
-        return self._world_points(self._geoms[name])
+        return self._world_points(self._geoms_of(name))
 
     def other_points(self, excluded: Iterable[str]) -> np.ndarray:
         """Points on everything but the excluded objects, the robot and the table, (n, 3)."""
@@ -131,17 +122,16 @@ class World:
         axes = np.stack([closing, np.cross(direction, closing), direction], axis=1)
         local = (self.other_points(excluded) - position) @ axes
         return sum(
-            int(((local > low) & (local < high)).all(axis=1).sum())
-            for low, high in ((_HAND_LOW, _HAND_HIGH), (_FINGERS_LOW, _FINGERS_HIGH))
+            int(((local > low) & (local < high)).all(axis=1).sum()) for low, high in self.gripper.shape.boxes
         )
 
     def gripped(self, name: str) -> bool:
         """Whether both finger pads touch an object."""
-        return self._all_touch([[pad] for pad in self._pads], name)
+        return self._all_touch(self.gripper.pads, name)
 
     def pinched(self, name: str) -> bool:
         """Whether both fingers touch an object, with their pads or beside them."""
-        return self._all_touch(self._finger_geoms, name)
+        return self._all_touch(self.gripper.fingers, name)
 
     def collision_geoms(self, body: int) -> list[int]:
         """The geoms of a body and of what hangs on it that take part in collisions."""
@@ -181,10 +171,13 @@ class World:
         return self._world_points([geom])
 
     def _all_touch(self, sides: list[list[int]], name: str) -> bool:
-        geoms = set(self._geoms[name])
+        geoms = set(self._geoms_of(name))
         pairs = [{int(a), int(b)} for a, b in self.data.contact.geom[: self.data.ncon]]
         touching = [pair for pair in pairs if pair & geoms]
         return all(any(pair.intersection(side) for pair in touching) for side in sides)
+
+    def _geoms_of(self, name: str) -> list[int]:
+        return self._parts[name] if name in self._parts else self._geoms[name]
 
     def _world_points(self, geoms: Iterable[int]) -> np.ndarray:
         clouds = [
