@@ -80,7 +80,17 @@ _ALL = (
         "collect scripted demonstrations",
         "Collects demonstrations of the scripted experts into a LeRobotDataset (v3.0) below paths.data.\n"
         "They start from freshly sampled states, never from the evaluation's; only successes are kept.",
-        (*_WHAT, *_DEMOS[:3], "demos.max_attempts_factor", "demos.workers", "seed", *_DEMOS[4:], *_PLACE),
+        (
+            *_WHAT,
+            *_DEMOS[:3],
+            "demos.format",
+            "demos.video_codec",
+            "demos.max_attempts_factor",
+            "demos.workers",
+            "seed",
+            *_DEMOS[4:],
+            *_PLACE,
+        ),
         ("demos suite=libero_object demos.per_task=50", "demos suite=libero_spatial scale=laptop"),
         "foundry_bench.commands.phases:demos",
     ),

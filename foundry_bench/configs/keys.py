@@ -61,6 +61,13 @@ KEYS: dict[str, Key] = {
             low=0,
             high=1,
         ),
+        Key(
+            "demos.format",
+            "image: every frame an image; video: mp4, a tenth of the size",
+            choices=("image", "video"),
+        ),
+        Key("demos.image_format", "png (lossless) or jpeg", choices=("png", "jpeg")),
+        Key("demos.video_codec", "codec of demos.format=video", choices=("h264", "av1")),
         Key("demos.root", "a folder of demonstrations to use instead of collecting", str, optional=True),
         Key("demos.max_attempts_factor", "give a task up after this many attempts per demonstration", low=1),
         Key("demos.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
