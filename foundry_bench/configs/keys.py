@@ -104,6 +104,25 @@ KEYS: dict[str, Key] = {
             choices=("strict", "legacy"),
         ),
         Key("protocol.wait_steps", "steps before the policy is asked, outside its budget", low=0),
+        Key("data.path", "a LeRobotDataset's folder, an HDF5 file, or a folder of such", str, optional=True),
+        Key("data.out", "where to write; null: below paths.results", str, optional=True),
+        Key(
+            "data.cameras",
+            "the dataset's names of our cameras: {agentview: image, wrist: image2}; null: the same",
+            dict,
+            optional=True,
+        ),
+        Key(
+            "data.pairing",
+            "of HDF5: auto, actions with what was seen before them; stored, as they are",
+            choices=("auto", "stored"),
+        ),
+        Key(
+            "data.to", "lerobot or hdf5; null: the other one", str, choices=("lerobot", "hdf5"), optional=True
+        ),
+        Key("data.image_size", "side of converted frames; null: as they are", int, 16, 1024, optional=True),
+        Key("replay.mode", "actions, or states: of the simulator", choices=("actions", "states")),
+        Key("replay.episodes", "so many, evenly spread; null: all", int, low=1, optional=True),
         Key(
             "executor.workers",
             "simulator processes of every phase; null: one per core",
@@ -134,6 +153,12 @@ HARMLESS = (
     "eval.videos",
     "eval.workers",
     "eval.slots_per_worker",
+    "data.path",
+    "data.out",
+    "data.to",
+    "data.image_size",
+    "data.pairing",
+    "replay",
 )
 
 

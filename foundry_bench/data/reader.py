@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from foundry_bench.data import schema
@@ -34,6 +35,7 @@ from foundry_bench.data.metadata import (
     spec_of,
 )
 from foundry_bench.data.parquet_io import REMAKE, check_columns, integers, open_parquet, read_columns, vectors
+from foundry_bench.data.recordings import Recording
 from foundry_bench.data.statistics import Statistics, vector_statistics
 from foundry_bench.data.video_frames import TOLERANCE_S, VideoFrames
 from foundry_bench.errors import FoundryError
@@ -135,6 +137,31 @@ class RobotDataset:
         """
         return self._caches[camera].get(np.asarray(frames, np.int64))
 
+    def recording(self, index: int) -> Recording:
+        """One episode without its frames, as it can be replayed where its init state was kept.
+
+        Raises:
+            FoundryError: what was stored of it is damaged.
+            IndexError: there is no such episode.
+        """
+        row, frames, origin = self._origin(index)
+        return Recording(
+            suite=str(row["suite"]),
+            task_index=int(row["task_index"]),
+            instruction=str(row["instruction"]),
+            actions=self._executed[frames].astype(np.float64),
+            labels=self._label[frames].astype(np.float64),
+            robot=self._state[frames].copy(),
+            states=None,
+            init_state=origin["init_state"],
+            wait_steps=int(origin["info"].get("wait_steps", 0)),
+            fixtures=origin["fixtures"],
+            success=bool(row["success"]),
+            seed=int(row["seed"]),
+            expert=str(row["expert"]),
+            info=origin["info"],
+        )
+
     def statistics(self) -> dict[str, Statistics]:
         """``state`` and ``action`` (the label): dicts of mean, std, min, max, q01 ... q99 and count.
 
@@ -149,12 +176,7 @@ class RobotDataset:
             FoundryError: what was stored of it is damaged.
             IndexError: there is no such episode.
         """
-        if not 0 <= index < len(self.episodes):
-            raise IndexError(f"episode must be in 0..{len(self.episodes) - 1}")
-        with self._lock:
-            origin = episode_origin(self._episode_files, index)
-        row = self.episodes.iloc[index]
-        frames = slice(int(row["start"]), int(row["stop"]))
+        row, frames, origin = self._origin(index)
         return Episode(
             suite=str(row["suite"]),
             task_index=int(row["task_index"]),
@@ -170,6 +192,15 @@ class RobotDataset:
             clips={camera: video.clip(index) for camera, video in self._videos.items()},
             **origin,
         )
+
+    def _origin(self, index: int) -> tuple[pd.Series, slice, dict[str, Any]]:
+        """An episode's row of ``episodes``, its frames, and what it was made from."""
+        if not 0 <= index < len(self.episodes):
+            raise IndexError(f"episode must be in 0..{len(self.episodes) - 1}")
+        with self._lock:
+            origin = episode_origin(self._episode_files, index)
+        row = self.episodes.iloc[index]
+        return row, slice(int(row["start"]), int(row["stop"])), origin
 
     @cached_property
     def fingerprint(self) -> str:
