@@ -133,7 +133,8 @@ def spec_of(info: Info, cameras: Mapping[str, str] | None) -> tuple[DatasetSpec,
         if column not in stored:
             known = ", ".join(sorted(name.removeprefix(schema.IMAGE_PREFIX) for name in stored)) or "none"
             raise FoundryError(
-                f"{info.path}: camera {ours!r} ({column}) is missing, it has: {known}; name one of these"
+                f"{info.path}: camera {ours!r} ({column}) is missing, it has: {known}; "
+                "name one of these in data.cameras"
             )
     kinds = {info.features[column]["dtype"] for column in columns.values()}
     if len(kinds) > 1:

