@@ -213,6 +213,8 @@ def cut_clip(path: Path, first: int, count: int, fps: int) -> bytes:
         )
         number = 0
         for number, packet in enumerate(itertools.islice(wanted, count), 1):
+            if round(packet.pts * packet.time_base / tick) != first + number - 1:
+                raise ValueError(f"{path}: frame {first + number - 1} is missing or stored out of order")
             if number == 1 and not packet.is_keyframe:
                 raise ValueError(f"{path}: frame {first} is no key frame; make the dataset again")
             target.mux(_placed(packet, stream, number - 1, tick))

@@ -12,9 +12,10 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from av.video.reformatter import VideoReformatter
 
 from foundry_bench.data.parquet_io import REMAKE
-from foundry_bench.data.video import VIDEO_ERRORS, ClipInfo, cut_clip, rgb, stream_info
+from foundry_bench.data.video import VIDEO_ERRORS, ClipInfo, cut_clip, stream_info
 from foundry_bench.errors import FoundryError
 
 #: How far a frame may be from the time at which it is looked for, in seconds: lerobot's ``tolerance_s``.
@@ -65,7 +66,7 @@ class VideoFrames:
         self._begin = episodes[f"videos/{column}/from_timestamp"].to_numpy(np.float64)
         self._lock = threading.Lock()
         self._files = {place: self._examine(place) for place in dict.fromkeys(self._place)}
-        self._open: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Any, VideoReformatter]] = OrderedDict()
 
     @property
     def codec(self) -> str:
@@ -117,48 +118,63 @@ class VideoFrames:
         found = 0
         try:
             with self._lock:
-                container = self._container(place)
-                stream = container.streams.video[0]
-                container.seek(max(0, int((times[0] - TOLERANCE_S) / stream.time_base)), stream=stream)
-                for frame in container.decode(stream):
-                    if frame.pts is None:
-                        continue
-                    when = float(frame.pts * stream.time_base)
-                    if when < times[found] - TOLERANCE_S:
-                        continue
-                    if when > times[found] + TOLERANCE_S or (frame.height, frame.width) != out.shape[1:3]:
-                        break
-                    out[found] = rgb(frame)
-                    found += 1
+                # From the last key frame up to the first time; only where the decoder wakes up after that,
+                # because frames are stored in another order than shown, from the file's beginning.
+                for start in (times[0] + TOLERANCE_S, 0.0):
+                    found = self._decode_from(start, times, place, out)
                     if found == len(out):
                         return
+                    if found:
+                        break
         except VIDEO_ERRORS as error:
             self._drop(place)
             raise self._error(episode, first + found, f"cannot be decoded ({error})") from error
         self._drop(place)
         raise self._error(episode, first + found, f"there is no frame at {times[found]:.4f} s")
 
+    def _decode_from(
+        self, start: float, times: npt.NDArray[np.float64], place: tuple[int, int], out: npt.NDArray[np.uint8]
+    ) -> int:
+        """Decode from the key frame at or before ``start`` on; returns how many of ``times`` were found."""
+        container, reformatter = self._container(place)
+        stream = container.streams.video[0]
+        container.seek(int(start / stream.time_base), stream=stream)
+        found = 0
+        for frame in container.decode(stream):
+            if frame.pts is None:
+                continue
+            when = float(frame.pts * stream.time_base)
+            if when < times[found] - TOLERANCE_S:
+                continue
+            if when > times[found] + TOLERANCE_S or (frame.height, frame.width) != out.shape[1:3]:
+                break
+            out[found] = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            found += 1
+            if found == len(out):
+                break
+        return found
+
     def _error(self, episode: int, step: int, problem: str) -> FoundryError:
         path = self._files[self._place[episode]].path
         return FoundryError(f"{path}: frame {step} of episode {episode}: {problem}; {REMAKE}")
 
-    def _container(self, place: tuple[int, int]) -> Any:
-        """An open file; the least recently used one gives way."""
+    def _container(self, place: tuple[int, int]) -> tuple[Any, VideoReformatter]:
+        """An open file and what makes RGB of its frames; the least recently used one gives way."""
         if place not in self._open:
             while len(self._open) >= _OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
+                self._open.popitem(last=False)[1][0].close()
             container = av.open(str(self._files[place].path), "r")
             container.streams.video[0].codec_context.thread_count = 1
-            self._open[place] = container
+            self._open[place] = (container, VideoReformatter())  # which keeps its tables from frame to frame
         self._open.move_to_end(place)
         return self._open[place]
 
     def _drop(self, place: tuple[int, int]) -> None:
         """Close a file whose decoder may be in a bad state."""
         with self._lock:
-            container = self._open.pop(place, None)
-            if container is not None:
-                container.close()
+            opened = self._open.pop(place, None)
+            if opened is not None:
+                opened[0].close()
 
     def _examine(self, place: tuple[int, int]) -> _File:
         """Open a file, compare it with what the dataset says, and close it."""

@@ -162,12 +162,15 @@ def test_random_access_is_sequential_decoding(
     np.testing.assert_array_equal(read.batch(np.array(frames, int), 2)["images"]["wrist"], truth[frames])
 
 
-def test_distant_key_frames_and_reordered_frames(dataset: Path) -> None:
-    """Videos made elsewhere: one key frame, B frames, several pixel formats."""
+@pytest.mark.parametrize("key_every", [4, 5, 250])
+def test_distant_key_frames_and_reordered_frames(dataset: Path, key_every: int) -> None:
+    """Videos made elsewhere: few key frames, B frames, another pixel format."""
     frames = original(1)
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=20, options={"g": "250", "bf": "3", "crf": "12"})
+        stream: Any = container.add_stream(
+            "libx264", rate=20, options={"g": str(key_every), "bf": "3", "crf": "12"}
+        )
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv444p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
