@@ -181,7 +181,9 @@ def test_distant_key_frames_and_reordered_frames(dataset: Path, key_every: int) 
     seen = read.batch(order, 1)["images"]["wrist"]
     distance = ((seen[:, None].astype(int) - frames[None]) ** 2).mean(axis=(2, 3, 4))
     np.testing.assert_array_equal(distance.argmin(axis=1), order)
-    with pytest.raises(FoundryError, match=r"file-000\.mp4: episode 1: .*frame 5 is no key frame"):
+    with pytest.raises(
+        FoundryError, match=r"file-000\.mp4: episode 1: .*frame \d+ is (no key frame|missing or stored out)"
+    ):
         read.episode(1)
 
 
