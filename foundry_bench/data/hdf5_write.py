@@ -10,7 +10,9 @@ made by simulating each episode again; where that does not lead to where the rec
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,30 +104,105 @@ def _finished(path: Path) -> int | None:
 def _write_file(
     source: Source, task: Task, indices: list[int], path: Path, on_episode: Callable[[int], None], done: int
 ) -> None:
-    simulation = Simulation(task, (), source.image_size, "native", "fast")
     partial = path.with_name(path.name + PARTIAL + "new")
+    simulator = _Simulator(task)
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with h5py.File(partial, "w") as file:
+            with _Sink(partial) as sink, h5py.File(sink, "w") as file:
                 data = file.create_group("data")
                 frames = 0
                 for row, index in enumerate(indices):
                     recording = source.recording(index)
-                    _write_episode(data.create_group(f"demo_{row}"), source, index, recording, simulation)
+                    _write_episode(data.create_group(f"demo_{row}"), source, index, recording, simulator)
+                    file.flush()
+                    sink.check()
                     frames += len(recording.actions)
                     on_episode(done + row + 1)
                 data.attrs.update(_attributes(task, source, len(indices), frames))
             partial.replace(path)
             sync_folder(path.parent)
     finally:
-        simulation.close()
+        simulator.close()
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
+class _Sink(io.FileIO):
+    """A file for HDF5 to write to.
+
+    The library crashes at closing where it could not write (seen with h5py 3.16). So a write that fails is
+    remembered and looks like a success, until `check` or the end of the ``with`` raises it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+b")
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data``."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while len(left) and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Make the file ``size`` bytes long."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything."""
+        if self._error is not None:
+            raise self._error
+
+    def __exit__(self, *reason: Any) -> None:
+        try:
+            self.check()
+            os.fsync(self.fileno())
+        finally:
+            super().__exit__(*reason)
+
+
+class _Simulator:
+    """The task's simulator, built when the first episode needs it."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._simulation: Simulation | None = None
+
+    def again(self, recording: Recording) -> Replay | None:
+        """An episode simulated again, if that gives the same."""
+        if not recording.init_state.size:
+            return None
+        if self._simulation is None:
+            self._simulation = Simulation(self._task, (), 64, "native", "fast")
+        try:
+            again = replay(self._simulation, recording, trace=True)
+        except FoundryError:
+            return None
+        return again if again.success == recording.success and again.robot_difference < _SAME else None
+
+    def model(self, recording: Recording) -> str:
+        """The task's model as XML, with the recording's fixtures in their places."""
+        assert self._simulation is not None
+        return with_poses(self._simulation.problem.env.model.get_xml(), recording.fixtures)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        if self._simulation is not None:
+            self._simulation.close()
+
+
 def _write_episode(
-    group: h5py.Group, source: Source, index: int, recording: Recording, simulation: Simulation
+    group: h5py.Group, source: Source, index: int, recording: Recording, simulator: _Simulator
 ) -> None:
     steps = len(recording.actions)
     obs = group.create_group("obs")
@@ -143,7 +220,7 @@ def _write_episode(
     group["rewards"] = end
     group["dones"] = np.eye(1, steps, steps - 1, dtype=np.uint8)[0]
     group.attrs.update(num_samples=steps, seed=recording.seed, expert=recording.expert)
-    again = _simulated(recording, simulation)
+    again = simulator.again(recording)
     if again is not None:
         group["states"] = np.stack(again.states)
         obs["joint_states"] = np.stack(again.joints)
@@ -151,18 +228,7 @@ def _write_episode(
         group["robot_states"] = np.concatenate([robot[:, 6:8], robot[:, :3], turned], axis=1)
         group.attrs["init_state"] = again.states[0]
         group.attrs.update({START: recording.init_state, REST: recording.wait_steps, END: again.final_state})
-        group.attrs["model_file"] = with_poses(simulation.problem.env.model.get_xml(), recording.fixtures)
-
-
-def _simulated(recording: Recording, simulation: Simulation) -> Replay | None:
-    """The episode simulated again, if that gives the same."""
-    if not recording.init_state.size:
-        return None
-    try:
-        again = replay(simulation, recording, trace=True)
-    except FoundryError:
-        return None
-    return again if again.success == recording.success and again.robot_difference < _SAME else None
+        group.attrs["model_file"] = simulator.model(recording)
 
 
 def _attributes(task: Task, source: Source, demos: int, frames: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Needs a virtual environment of its own, because lerobot 0.4.4 pins an older torc
 Images must be equal. Of video, both sides decode the same frame; what may differ is how 4:2:0 chroma becomes
 RGB, through FFmpeg's swscale with the versions and flags of either side. So every pixel must be within
 `VIDEO_TOLERANCE` levels of 255, and on average within `VIDEO_MEAN`; any other frame is farther away.
+With PyAV 15.1 and with torchcodec 0.10 on FFmpeg 5.1 there was no difference at all, in H.264 and in AV1.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import numpy as np
 
 from foundry_bench.data.reader import RobotDataset
 
-VIDEO_TOLERANCE = 4
-VIDEO_MEAN = 0.6
+VIDEO_TOLERANCE = 2
+VIDEO_MEAN = 0.25
 
 
 def stand_in_for_torchvision() -> None:
