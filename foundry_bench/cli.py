@@ -46,10 +46,26 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"foundry-bench {__version__}")
         return 0
-    command = _command(words[0])
-    if any(word in ("-h", "--help") for word in words[1:]):
-        return _help(words[:1])
-    return _run(command, words[1:])
+    command, rest = split(words)
+    if any(word in ("-h", "--help") for word in rest):
+        return _help([command.name])
+    return _run(command, rest)
+
+
+def split(words: list[str]) -> tuple[Command, list[str]]:
+    """The command at the beginning of a command line, and its words; its arguments become ``key=value``.
+
+    Raises:
+        FoundryError: no such command.
+    """
+    length = 2 if " ".join(words[:2]) in COMMANDS else 1
+    command = _command(" ".join(words[:length]))
+    keys = list(command.arguments)
+    rest = []
+    for word in words[length:]:
+        argument = bool(keys) and "=" not in word and not word.startswith("-")
+        rest.append(f"{keys.pop(0)}={word}" if argument else word)
+    return command, rest
 
 
 def _command(name: str) -> Command:
@@ -63,7 +79,7 @@ def _command(name: str) -> Command:
 def _help(names: list[str]) -> int:
     from foundry_bench.commands.usage import command_help, overview
 
-    print(command_help(_command(names[0])) if names else overview(), end="")
+    print(command_help(split(names)[0]) if names else overview(), end="")
     return 0
 
 

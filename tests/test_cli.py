@@ -62,9 +62,69 @@ def test_examples_compose() -> None:
 
     for command in COMMANDS.values():
         for example in command.examples:
-            name, *words = example.split()
-            assert name == command.name
+            found, words = cli.split(example.split())
+            assert found is command
             compose(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "rest"),
+    [
+        (["demos", "suite=libero"], "demos", ["suite=libero"]),
+        (["demos", "replay", "here"], "demos replay", ["data.path=here"]),
+        (
+            ["data", "convert", "debug=true", "a", "b"],
+            "data convert",
+            ["debug=true", "data.path=a", "data.out=b"],
+        ),
+        (["data", "inspect", "a", "b"], "data inspect", ["data.path=a", "b"]),
+        (["cache", "--list"], "cache", ["--list"]),
+    ],
+)
+def test_arguments_without_keys(words: list[str], name: str, rest: list[str]) -> None:
+    command, found = cli.split(words)
+    assert (command.name, found) == (name, rest)
+
+
+def test_datasets_are_looked_at_and_converted(here: Path, capsys: Capture) -> None:
+    from tests.data.demo_files import TASK, write
+
+    write(here / "human" / "libero_goal" / f"{TASK}_demo.hdf5", "libero")
+    assert run("data", "inspect", "human") == 0
+    text = capsys.readouterr().out
+    assert "HDF5, libero: 2 episodes, 13 frames, 20 per second" in text
+    assert "put the bowl on it" in text
+    assert (here / "results/inspect/human.png").is_file()
+    assert run("data", "convert", "human", "copy", "demos.format=video") == 0
+    assert "2 episodes in copy" in capsys.readouterr().out
+    assert run("data", "inspect", "copy", "data.out=sheet.png") == 0
+    assert "LeRobotDataset v3.0, h264: 2 episodes, 13 frames" in capsys.readouterr().out
+    assert (here / "sheet.png").is_file()
+    renamed = ["data.to=lerobot", "data.cameras={front: agentview}", "demos.image_format=jpeg"]
+    assert run("data", "convert", "copy", "again", *renamed) == 0
+    capsys.readouterr()
+    assert run("data", "inspect", "again") == 0
+    assert "cameras: front, 16 px" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data", "inspect"], "data.path is missing: name a dataset's folder or an HDF5 file"),
+        (["data", "inspect", "nowhere"], "nowhere: there is no such file or folder"),
+        (["data", "inspect", "a", "b"], "b: expected key=value"),
+        (["data", "convert", "human"], "data.out is missing: foundry-bench data convert FROM TO"),
+        (["data", "convert", "human", "human/inside"], "human/inside: lies in what is read (human)"),
+        (["data"], "data: no such command, did you mean 'data "),
+        (["demos", "replay", "human", "replay.mode=x"], "replay.mode=x: no such choice"),
+    ],
+)
+def test_mistakes_with_datasets(here: Path, capsys: Capture, words: list[str], message: str) -> None:
+    from tests.data.demo_files import TASK, write
+
+    write(here / "human" / "libero_goal" / f"{TASK}_demo.hdf5", "libero")
+    assert run(*words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_every_entry_can_be_loaded() -> None:

@@ -19,6 +19,7 @@ class Command:
         examples: command lines without the leading ``foundry-bench``.
         entry: ``module:function``, called with the composed configuration.
         only: where given, no other keys are accepted.
+        arguments: keys that are set by words without ``=``, in this order.
         flags: words such as ``--list`` with their meaning; where there are any, the entry is called with
             the configuration and the set of those that were given.
     """
@@ -30,6 +31,7 @@ class Command:
     examples: tuple[str, ...]
     entry: str
     only: tuple[str, ...] | None = None
+    arguments: tuple[str, ...] = ()
     flags: dict[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[..., int | None]:
@@ -79,6 +81,8 @@ _ALL = (
             *_WHAT,
             *_DEMOS,
             *_VARIETY,
+            "demos.format",
+            "demos.video_codec",
             "demos.max_attempts_factor",
             "demos.workers",
             "seed",
@@ -110,7 +114,7 @@ _ALL = (
             "captions.workers",
             "captions.root",
             "seed",
-            *_DEMOS[4:],
+            *_FRAMES,
             "paths.data",
         ),
         (
@@ -118,6 +122,63 @@ _ALL = (
             "captions suite=libero_goal scale=laptop protocol.image_size=224",
         ),
         "foundry_bench.commands.captions:run",
+    ),
+    Command(
+        "demos replay",
+        "simulate a dataset again: how many episodes still succeed?",
+        "Starts each episode of a LeRobotDataset or of HDF5 files (LIBERO, robomimic) where it started and\n"
+        "executes its actions (replay.mode=states: goes through its simulator states), and says how many\n"
+        "succeed again and how far the robot drifts. Leaves one JSON line an episode. Interrupted, it goes\n"
+        "on where it stopped.",
+        (
+            "data.path",
+            "data.out",
+            "replay.mode",
+            "replay.episodes",
+            "data.pairing",
+            "demos.workers",
+            "protocol.engine",
+        ),
+        ("demos replay results/data/my-demos", "demos replay human/libero_goal replay.mode=states"),
+        "foundry_bench.commands.datasets:replay",
+        arguments=("data.path",),
+    ),
+    Command(
+        "data inspect",
+        "what is in a dataset, and what looks wrong with it",
+        "Shows kind, counts, lengths, tasks and ranges of a LeRobotDataset or of HDF5 files, warns of\n"
+        "numbers that are constant or saturated, of grippers that never move and of repeated episodes, and\n"
+        "leaves a picture with frames of some episodes.",
+        ("data.path", "data.out", "data.cameras", "data.pairing", "paths.results"),
+        ("data inspect results/data/my-demos", "data inspect human/libero_goal/open_the_drawer_demo.hdf5"),
+        "foundry_bench.commands.datasets:inspect",
+        arguments=("data.path",),
+    ),
+    Command(
+        "data convert",
+        "HDF5 to LeRobotDataset and back, images to video",
+        "Reads HDF5 files (LIBERO, robomimic) into a LeRobotDataset, or writes LIBERO's HDF5 layout from\n"
+        "one, with simulator states made by simulating each episode again. With data.to=lerobot, a\n"
+        "LeRobotDataset is written anew in another form (demos.format, data.image_size, data.cameras).\n"
+        "Interrupted, it goes on where it stopped.",
+        (
+            "data.path",
+            "data.out",
+            "data.to",
+            "demos.format",
+            "demos.image_format",
+            "demos.video_codec",
+            "data.image_size",
+            "data.cameras",
+            "data.pairing",
+        ),
+        (
+            "data convert human/libero_goal results/data/human-goal",
+            "data convert results/data/my-demos my-hdf5",
+            "data convert results/data/my-demos results/data/my-video data.to=lerobot demos.format=video",
+        ),
+        "foundry_bench.commands.datasets:convert",
+        arguments=("data.path", "data.out"),
     ),
     Command(
         "train",

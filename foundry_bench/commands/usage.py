@@ -36,6 +36,7 @@ def command_help(command: Command) -> str:
     keys = f"\nkeys (default){others}:\n{_key_table(command)}\n" if command.keys else ""
     examples = "\n".join(f"  foundry-bench {example}" for example in command.examples)
     words = f"[{' | '.join(command.flags)}]" if command.flags else "[key=value ...]"
+    words = " ".join([*(key.rpartition(".")[2].upper() for key in command.arguments), words])
     head = f"usage: foundry-bench {command.name} {words}\n\n{command.description}\n"
     return f"{head}{keys}{_flag_table(command)}\nexamples:\n{examples}\n"
 

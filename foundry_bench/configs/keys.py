@@ -85,6 +85,13 @@ KEYS: dict[str, Key] = {
             high=2,
         ),
         Key("demos.detours", "share of the longer ways that lead over a point beside them", low=0, high=1),
+        Key(
+            "demos.format",
+            "image: every frame an image; video: mp4, a tenth of the size",
+            choices=("image", "video"),
+        ),
+        Key("demos.image_format", "png (lossless) or jpeg", choices=("png", "jpeg")),
+        Key("demos.video_codec", "codec of demos.format=video", choices=("h264", "av1")),
         Key("demos.root", "a folder of demonstrations to use instead of collecting", str, optional=True),
         Key("demos.max_attempts_factor", "give a task up after this many attempts per demonstration", low=1),
         Key("demos.workers", "simulator processes; null: one per core", int, low=1, high=256, optional=True),
@@ -121,6 +128,25 @@ KEYS: dict[str, Key] = {
             choices=("strict", "legacy"),
         ),
         Key("protocol.wait_steps", "steps before the policy is asked, outside its budget", low=0),
+        Key("data.path", "a LeRobotDataset's folder, an HDF5 file, or a folder of such", str, optional=True),
+        Key("data.out", "where to write; null: below paths.results", str, optional=True),
+        Key(
+            "data.cameras",
+            "the dataset's names of our cameras: {agentview: image, wrist: image2}; null: the same",
+            dict,
+            optional=True,
+        ),
+        Key(
+            "data.pairing",
+            "of HDF5: auto, actions with what was seen before them; stored, as they are",
+            choices=("auto", "stored"),
+        ),
+        Key(
+            "data.to", "lerobot or hdf5; null: the other one", str, choices=("lerobot", "hdf5"), optional=True
+        ),
+        Key("data.image_size", "side of converted frames; null: as they are", int, 16, 1024, optional=True),
+        Key("replay.mode", "actions, or states: of the simulator", choices=("actions", "states")),
+        Key("replay.episodes", "so many, evenly spread; null: all", int, low=1, optional=True),
         Key(
             "executor.workers",
             "simulator processes of every phase; null: one per core",
@@ -155,6 +181,12 @@ HARMLESS = (
     "eval.videos",
     "eval.workers",
     "eval.slots_per_worker",
+    "data.path",
+    "data.out",
+    "data.to",
+    "data.image_size",
+    "data.pairing",
+    "replay",
 )
 
 

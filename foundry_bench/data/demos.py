@@ -23,6 +23,7 @@ from rich.progress import (
 from foundry_bench.data.attempts import AttemptLog, TaskProgress, episode_key
 from foundry_bench.data.episode import DatasetSpec
 from foundry_bench.data.store import EpisodeStore
+from foundry_bench.data.video import VIDEO_FORMATS
 from foundry_bench.envs.suites import Task
 from foundry_bench.envs.workers import Event, WorkerPool
 from foundry_bench.errors import FoundryError
@@ -45,7 +46,9 @@ class DemosConfig:
         slowest: the speed of an attempt is drawn from [slowest, 1].
         grasps: spread of the costs by which grasps are chosen, 0 always takes the best.
         detours: share of the ways of more than 15 cm that lead over a point beside the straight way.
-        image_format: `png` or `jpeg`.
+        format: `image`, every frame an image, or `video`, frames of an episode as video of each camera.
+        image_format: `png` or `jpeg`; what is made into video passes through it.
+        video_codec: `h264` or `av1`.
         max_attempts_factor: a task is given up after this many attempts per demonstration wanted.
         render_profile: `fast` or `exact`.
     """
@@ -59,7 +62,9 @@ class DemosConfig:
     slowest: float = 1.0
     grasps: float = 0.0
     detours: float = 0.0
+    format: str = "image"
     image_format: str = "png"
+    video_codec: str = "h264"
     max_attempts_factor: int = 3
     render_profile: str = "fast"
 
@@ -67,6 +72,9 @@ class DemosConfig:
         for name in ("per_task", "image_size", "max_attempts_factor"):
             if getattr(self, name) < 1:
                 raise FoundryError(f"demos.{name}={getattr(self, name)}: must be at least 1")
+        for name, known in (("format", ("image", "video")), ("video_codec", VIDEO_FORMATS)):
+            if getattr(self, name) not in known:
+                raise FoundryError(f"demos.{name}={getattr(self, name)}: known: {', '.join(known)}")
         if self.noise < 0:
             raise FoundryError(f"demos.noise={self.noise}: must not be negative")
         if self.grasps < 0:
@@ -94,9 +102,8 @@ class CollectReport:
 
 def dataset_spec(config: DemosConfig) -> DatasetSpec:
     """What the dataset looks like that `config` leads to."""
-    return DatasetSpec(
-        fps=20, cameras=CAMERAS, image_size=config.image_size, image_format=config.image_format
-    )
+    stored = config.video_codec if config.format == "video" else config.image_format
+    return DatasetSpec(fps=20, cameras=CAMERAS, image_size=config.image_size, image_format=stored)
 
 
 def collect(

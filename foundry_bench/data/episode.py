@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foundry_bench.data.images import FORMATS, image_format_and_size
+from foundry_bench.data.images import FORMATS, decode_image, image_format_and_size
+from foundry_bench.data.video import VIDEO_FORMATS, clip_info, encode_clip
 from foundry_bench.errors import FoundryError, nearest
 
 STATE_NAMES = ("eef_x", "eef_y", "eef_z", "eef_rx", "eef_ry", "eef_rz", "finger_left", "finger_right")
 ACTION_NAMES = ("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper")
+_READ_ONLY = ("hevc", "vp9", "vp8", "mpeg4", "mjpeg")  # codecs met in datasets made elsewhere
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class DatasetSpec:
         image_size: height and width of every frame in pixels.
         state_names: one name for each number of the state.
         action_names: one name for each number of the action.
-        image_format: ``png`` (lossless) or ``jpeg``.
+        image_format: how frames are stored: as images, ``png`` (lossless) or ``jpeg``, or as video, ``h264``
+            or ``av1`` (datasets made elsewhere may have other codecs, which can be read only).
     """
 
     fps: int = 20
@@ -40,12 +44,23 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         for name in ("cameras", "state_names", "action_names"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.image_format not in FORMATS:
-            raise FoundryError(f"image_format={self.image_format}: {nearest(self.image_format, FORMATS)}")
+        known = (*FORMATS, *VIDEO_FORMATS)
+        if self.image_format not in (*known, *_READ_ONLY):
+            raise FoundryError(f"image_format={self.image_format}: {nearest(self.image_format, known)}")
         if self.fps <= 0 or self.image_size <= 0:
             raise FoundryError(f"fps={self.fps}, image_size={self.image_size}: both must be positive")
         if len(set(self.cameras)) != len(self.cameras) or any("/" in name for name in self.cameras):
             raise FoundryError(f"cameras={list(self.cameras)}: names must differ and hold no '/'")
+        if self.image_format in VIDEO_FORMATS and self.image_size % 2:
+            raise FoundryError(
+                f"image_size={self.image_size}: frames stored as video need an even size; "
+                f"use {self.image_size + 1} or store images"
+            )
+
+    @property
+    def is_video(self) -> bool:
+        """Whether frames are stored as video."""
+        return self.image_format not in FORMATS
 
 
 @dataclass(eq=False)
@@ -58,13 +73,14 @@ class Episode:
         instruction: what the robot was asked to do.
         seed: the seed that the start state and the noise came from.
         expert: name and version of what acted.
-        images: camera -> T encoded frames (PNG or JPEG bytes).
+        images: camera -> T encoded frames (PNG or JPEG bytes); empty where ``clips`` has them.
         state: (T, 8) float32, robot state before the action of the frame.
         action: (T, 7) float32, the executed action, noise included.
         label: (T, 7) float32, the expert's clean action: what a policy imitates.
         init_state: (D,) float64, the simulator state the episode started from.
         fixtures: body name -> position (3) and quaternion (4) of what the simulator state does not hold.
         info: small JSON object: noise, attempts, versions. ``info["success"]`` defaults to true.
+        clips: camera -> the T frames as the bytes of one mp4 file, where they are stored as video.
     """
 
     suite: str
@@ -79,6 +95,7 @@ class Episode:
     init_state: npt.NDArray[np.float64]
     fixtures: dict[str, list[float]] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    clips: dict[str, bytes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.state)
@@ -97,13 +114,33 @@ class Episode:
         self._check_array("label", self.label, (length, len(spec.action_names)), name)
         self._check_array("init_state", self.init_state, (np.size(self.init_state),), name)
         for camera in spec.cameras:
-            self._check_images(camera, spec, name)
+            (self._check_clip if spec.is_video else self._check_images)(camera, spec, name)
         if not -(2**63) <= self.seed < 2**63:
             raise FoundryError(
                 f"episode {name}: seed {self.seed} does not fit into 64 bits; give a smaller one"
             )
         for field_name in ("fixtures", "info"):
             canonical_json(getattr(self, field_name), f"episode {name}: {field_name}")
+
+    def as_stored(self, spec: DatasetSpec, name: str) -> Episode:
+        """This episode with its frames in the form in which ``spec`` stores them: images become clips.
+
+        Raises:
+            FoundryError: a frame cannot be decoded or has another size than the others.
+        """
+        if not spec.is_video or not self.images:
+            return self
+        clips = dict(self.clips)
+        for camera, frames in self.images.items():
+            try:
+                clips[camera] = encode_clip(
+                    [decode_image(frame) for frame in frames], spec.fps, spec.image_format
+                )
+            except ValueError as error:
+                raise FoundryError(
+                    f"episode {name}: camera {camera!r}: {error}; drop this episode"
+                ) from error
+        return dataclasses.replace(self, images={}, clips=clips)
 
     @staticmethod
     def _check_array(field_name: str, array: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> None:
@@ -114,6 +151,14 @@ class Episode:
             raise FoundryError(
                 f"episode {name}: {field_name} is NaN or infinite at {step}; drop this episode"
             )
+
+    def _check_clip(self, camera: str, spec: DatasetSpec, name: str) -> None:
+        clip = self.clips.get(camera)
+        if clip is None:
+            raise FoundryError(f"episode {name}: camera {camera!r} is missing; it has {sorted(self.clips)}")
+        problem = _clip_problem(clip, len(self), spec)
+        if problem:
+            raise FoundryError(f"episode {name}: video of camera {camera!r}: {problem}")
 
     def _check_images(self, camera: str, spec: DatasetSpec, name: str) -> None:
         frames = self.images.get(camera)
@@ -134,6 +179,22 @@ class Episode:
                     f"episode {name}: camera {camera!r} frame {step} is {size[1]}x{size[0]} pixels, "
                     f"expected {spec.image_size}"
                 )
+
+
+def _clip_problem(clip: bytes, frames: int, spec: DatasetSpec) -> str:
+    """What is wrong with a clip; empty if nothing is."""
+    try:
+        found = clip_info(clip)
+    except ValueError as error:
+        return str(error)
+    size = spec.image_size
+    if found.frames != frames:
+        return f"{found.frames} frames for {frames} states"
+    if (found.height, found.width) != (size, size):
+        return f"{found.width}x{found.height} pixels, expected {size}"
+    if found.codec != spec.image_format or round(found.fps) != spec.fps:
+        return f"{found.codec} at {found.fps:g} fps, expected {spec.image_format} at {spec.fps}"
+    return ""
 
 
 def canonical_json(value: Any, where: str) -> str:

@@ -1,4 +1,4 @@
-"""Random access to the frames of one camera: parquet row groups behind a bounded RAM cache of pixels."""
+"""Random access to the frames of one camera: what is encoded on disk behind a bounded RAM cache of pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,25 @@ def default_cache_bytes() -> int:
     return min(6_000_000_000, int(0.4 * memory))
 
 
+class FrameSource(Protocol):
+    """The frames of one camera, encoded: images in parquet files or video.
+
+    Frames are decoded alone or in groups, whatever the files read best: a row group, an episode.
+    """
+
+    def groups(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Group that holds each frame."""
+
+    def bounds(self, group: int) -> tuple[int, int]:
+        """Dataset-wide index of the first frame of a group, and how many it has."""
+
+    def decode(self, frame: int, out: npt.NDArray[np.uint8]) -> None:
+        """Decode one frame into ``out``; a FoundryError names file and frame if that cannot be."""
+
+    def decode_group(self, group: int, out: npt.NDArray[np.uint8]) -> None:
+        """Decode all frames of a group, which are not needed again soon."""
+
+
 class EncodedFrames:
     """One image column over all data files, read row group by row group.
 
@@ -64,9 +84,9 @@ class EncodedFrames:
         """Row group that holds each frame."""
         return np.searchsorted(self._firsts, frames, side="right") - 1
 
-    def first(self, group: int) -> int:
-        """Dataset-wide index of the first frame of a row group."""
-        return int(self._firsts[group])
+    def bounds(self, group: int) -> tuple[int, int]:
+        """Dataset-wide index of the first frame of a row group, and how many it has."""
+        return int(self._firsts[group]), len(self.read(group)[0]) - 1
 
     def read(self, group: int) -> Encoded:
         """(offsets, data) of a row group, see `encoded_images`.
@@ -91,25 +111,35 @@ class EncodedFrames:
                 self._kept_bytes -= dropped[1].nbytes
             return encoded
 
-    def forget(self, group: int) -> None:
-        """Drop a row group whose frames are all decoded."""
+    def decode(self, frame: int, out: npt.NDArray[np.uint8]) -> None:
+        """Decode one frame into ``out``.
+
+        Raises:
+            FoundryError: naming file, column and frame, when it is no image or one of another size.
+        """
+        group = int(self.groups(np.array([frame]))[0])
+        self._decode(group, frame - int(self._firsts[group]), out)
+
+    def decode_group(self, group: int, out: npt.NDArray[np.uint8]) -> None:
+        """Decode a whole row group and drop what was read of it.
+
+        Raises:
+            FoundryError: naming file, column and frame, when it is no image or one of another size.
+        """
+        for row, pixels in enumerate(out):
+            self._decode(group, row, pixels)
         with self._lock:
             dropped = self._kept.pop(group, None)
             if dropped is not None:
                 self._kept_bytes -= dropped[1].nbytes
 
-    def decode(self, group: int, row: int, out: npt.NDArray[np.uint8]) -> None:
-        """Decode one frame of a row group into ``out``.
-
-        Raises:
-            FoundryError: naming file, column and frame, when it is no image or one of another size.
-        """
+    def _decode(self, group: int, row: int, out: npt.NDArray[np.uint8]) -> None:
         offsets, data = self.read(group)
         try:
             decode_into(data[offsets[row] : offsets[row + 1]], out)
         except ValueError as error:
             path = self._files[self._places[group][0]].path
-            frame = self.first(group) + row
+            frame = int(self._firsts[group]) + row
             raise FoundryError(
                 f"{path}: column {self._column!r}, frame {frame}: {error}; {REMAKE}"
             ) from error
@@ -118,11 +148,11 @@ class EncodedFrames:
 class FrameCache:
     """Decoded frames of one camera; safe to call from several threads.
 
-    Where all frames fit into ``capacity_bytes``, each row group is read and decoded once, when first asked
+    Where all frames fit into ``capacity_bytes``, each group is read and decoded once, when first asked
     for. Otherwise only the frames asked for are decoded, and the oldest ones give way.
     """
 
-    def __init__(self, encoded: EncodedFrames, frames: int, image_size: int, capacity_bytes: int) -> None:
+    def __init__(self, encoded: FrameSource, frames: int, image_size: int, capacity_bytes: int) -> None:
         self._encoded = encoded
         self._frames = frames
         self._shape = (image_size, image_size, 3)
@@ -150,12 +180,10 @@ class FrameCache:
             return self._through_ring(frames)
 
     def _decode_group(self, group: int) -> None:
-        """Decode a whole row group to its own place."""
-        first, count = self._encoded.first(group), len(self._encoded.read(group)[0]) - 1
-        for row in range(count):
-            self._encoded.decode(group, row, self._pixels[first + row])
+        """Decode a whole group to its own place."""
+        first, count = self._encoded.bounds(group)
+        self._encoded.decode_group(group, self._pixels[first : first + count])
         self._slot_of[first : first + count] = np.arange(first, first + count)
-        self._encoded.forget(group)
 
     def _through_ring(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         unique, inverse = np.unique(frames, return_inverse=True)
@@ -164,8 +192,8 @@ class FrameCache:
         known = slots >= 0
         out[known] = self._pixels[slots[known]]
         rows = np.flatnonzero(~known)
-        for row, group in zip(rows, self._encoded.groups(unique[rows]), strict=True):
-            self._encoded.decode(int(group), int(unique[row]) - self._encoded.first(int(group)), out[row])
+        for row in rows:
+            self._encoded.decode(int(unique[row]), out[row])
         for row in rows:
             self._remember(int(unique[row]), out[row])
         return out[inverse]

@@ -17,6 +17,7 @@ from foundry_bench.data.parquet_io import encoded_images, open_parquet, parquet_
 from foundry_bench.errors import FoundryError
 
 _ORIGIN = b"foundry_bench.episode"
+_CLIP_PREFIX = "clip."  # column of a staged episode whose first row holds the whole clip of a camera
 _SUFFIXES = {"png": "png", "jpeg": "jpg"}
 
 
@@ -25,7 +26,7 @@ def frame_table(
 ) -> pa.Table:
     """The frames of one episode; ``first`` is the dataset-wide index of its first frame."""
     columns: dict[str, pa.Array] = {}
-    for camera in spec.cameras:
+    for camera in spec.cameras if not spec.is_video else ():
         columns[schema.IMAGE_PREFIX + camera] = _images(episode.images[camera], _SUFFIXES[spec.image_format])
     columns[schema.STATE] = _vectors(episode.state)
     columns[schema.LABEL] = _vectors(episode.label)
@@ -63,6 +64,9 @@ def stage(episode: Episode, spec: DatasetSpec) -> bytes:
         "info": episode.info,
     }
     table = frame_table(episode, spec, episode_index=0, first=0, task_index=0)
+    for camera in spec.cameras if spec.is_video else ():
+        clip = pa.array([episode.clips[camera], *[b""] * (len(episode) - 1)], pa.binary())
+        table = table.append_column(_CLIP_PREFIX + camera, clip)
     metadata = {**table.schema.metadata, _ORIGIN: canonical_json(origin, "episode").encode()}
     table = table.replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
@@ -80,20 +84,23 @@ def unstage(path: Path, spec: DatasetSpec) -> Episode:
     try:
         file = open_parquet(path)
         origin = json.loads(file.schema_arrow.metadata[_ORIGIN])
-        images = {}
+        prefix = _CLIP_PREFIX if spec.is_video else schema.IMAGE_PREFIX
+        images, clips = {}, {}
         for camera in spec.cameras:
-            name = schema.IMAGE_PREFIX + camera
-            offsets, data = encoded_images(read_columns(file, path, [name]), name, path)
-            images[camera] = cut(offsets, data)
+            name = prefix + camera
+            parts = cut(*encoded_images(read_columns(file, path, [name]), name, path))
+            if spec.is_video:
+                clips[camera] = parts[0]
+            else:
+                images[camera] = parts
         names = [schema.STATE, schema.LABEL, schema.EXECUTED]
         table = read_columns(file, path, names)
         widths = [len(spec.state_names), len(spec.action_names), len(spec.action_names)]
         state, label, action = (vectors(table, n, w, path) for n, w in zip(names, widths, strict=True))
         init_state = np.array(origin.pop("init_state"), np.float64)
-        return Episode(
-            images=images, state=state, label=label, action=action, init_state=init_state, **origin
-        )
-    except (FoundryError, KeyError, TypeError, ValueError) as error:
+        arrays: dict[str, Any] = {"state": state, "label": label, "action": action, "init_state": init_state}
+        return Episode(images=images, clips=clips, **arrays, **origin)
+    except (FoundryError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FoundryError(f"{path}: staged episode is damaged; delete this file and run again") from error
 
 

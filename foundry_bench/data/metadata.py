@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foundry_bench.data import schema
 from foundry_bench.data.episode import DatasetSpec
-from foundry_bench.data.parquet_io import REMAKE, integers, open_parquet, parquet_errors, read_columns
+from foundry_bench.data.parquet_io import (
+    REMAKE,
+    integers,
+    open_parquet,
+    parquet_errors,
+    read_columns,
+    vectors,
+)
 from foundry_bench.errors import FoundryError, nearest
 
 _COUNTS = ("total_episodes", "total_frames")
+_VIDEO_PLACES = ("chunk_index", "file_index", "from_timestamp")
 _PLACES = ["length", "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index"]
 
 #: What an episode of a dataset made elsewhere is given where that does not say.
@@ -43,6 +52,7 @@ class Info:
     total_episodes: int
     total_frames: int
     features: dict[str, dict[str, Any]]
+    video_path: str = schema.VIDEOS
 
     def feature(self, name: str, dtypes: Sequence[str], rank: int) -> tuple[int, ...]:
         """Shape of feature ``name``.
@@ -96,7 +106,8 @@ def load_info(root: Path) -> Info:
                 f"{path}: {name} is {content.get(name)!r}, expected a positive number; {REMAKE}"
             )
     features = _checked_features(content.get("features"), path)
-    return Info(path, int(fps), content["total_episodes"], content["total_frames"], features)
+    video_path = _checked_video_path(content.get("video_path"), path)
+    return Info(path, int(fps), content["total_episodes"], content["total_frames"], features, video_path)
 
 
 def spec_of(info: Info, cameras: Mapping[str, str] | None) -> tuple[DatasetSpec, dict[str, str]]:
@@ -107,7 +118,8 @@ def spec_of(info: Info, cameras: Mapping[str, str] | None) -> tuple[DatasetSpec,
         cameras: our name -> theirs, with or without ``observation.images.``; None for all, as they are named.
 
     Raises:
-        FoundryError: a camera is missing, stored as video, not square, or of another size than the first.
+        FoundryError: a camera is missing, not square, or of another size than the first, or some cameras are
+            stored as images and others as video.
     """
     stored = {name for name, feature in info.features.items() if feature["dtype"] in ("image", "video")}
     if cameras is None:
@@ -121,14 +133,16 @@ def spec_of(info: Info, cameras: Mapping[str, str] | None) -> tuple[DatasetSpec,
         if column not in stored:
             known = ", ".join(sorted(name.removeprefix(schema.IMAGE_PREFIX) for name in stored)) or "none"
             raise FoundryError(
-                f"{info.path}: camera {ours!r} ({column}) is missing, it has: {known}; name one of these"
+                f"{info.path}: camera {ours!r} ({column}) is missing, it has: {known}; "
+                "name one of these in data.cameras"
             )
-        if info.features[column]["dtype"] == "video":
-            raise FoundryError(
-                f"{info.path}: camera {ours!r} is stored as video, which is not supported; "
-                "choose a camera stored as images"
-            )
-    sizes = {ours: info.feature(column, ["image"], 3) for ours, column in columns.items()}
+    kinds = {info.features[column]["dtype"] for column in columns.values()}
+    if len(kinds) > 1:
+        raise FoundryError(
+            f"{info.path}: some of the cameras {list(columns)} are stored as images and some as video; "
+            "choose cameras of one kind"
+        )
+    sizes = {ours: _image_shape(info, column) for ours, column in columns.items()}
     if not sizes:
         raise FoundryError(f"{info.path}: the dataset has no camera; {REMAKE}")
     first = next(iter(sizes.values()))
@@ -170,19 +184,24 @@ def load_tasks(root: Path) -> list[str]:
     return [texts[row] for row in np.argsort(order)]
 
 
-def load_episodes(files: Sequence[EpisodeFile], info: Info) -> pd.DataFrame:
+def load_episodes(files: Sequence[EpisodeFile], info: Info, videos: Sequence[str] = ()) -> pd.DataFrame:
     """One row per episode: ``length``, ``start`` and ``stop`` (frames), ``chunk_index``, ``file_index``, and
-    where they were stored ``key``, ``suite``, ``task_index``, ``seed``, ``expert``, ``success``.
+    where they were stored ``key``, ``suite``, ``task_index``, ``seed``, ``expert``, ``success``; for the
+    columns in ``videos`` also where their videos are.
 
     Raises:
         FoundryError: the table is missing or damaged, or does not fit itself or info.json.
     """
     parts = []
+    wheres = [(f"videos/{column}/{name}", name) for column in videos for name in _VIDEO_PLACES]
     for path, file in files:
         present = [name for name in _ORIGIN_DEFAULTS if name in file.schema_arrow.names]
-        table = read_columns(file, path, ["episode_index", *_PLACES, *present])
-        for name in ("episode_index", *_PLACES):
+        where = [name for name, _ in wheres]
+        table = read_columns(file, path, ["episode_index", *_PLACES, *present, *where])
+        for name in ("episode_index", *_PLACES, *(name for name, kind in wheres if kind.endswith("_index"))):
             integers(table, name, path)
+        for name in (name for name, kind in wheres if kind == "from_timestamp"):
+            _check_times(vectors(table, name, 1, path), name, path)
         _check_origin(table, present, path)
         with parquet_errors(path):
             parts.append(pd.DataFrame(table.to_pydict()))
@@ -284,6 +303,34 @@ def _checked_features(features: Any, path: Path) -> dict[str, dict[str, Any]]:
         if not good_shape or not isinstance(feature.get("dtype"), str):
             raise FoundryError(f"{path}: feature {name!r} has no valid dtype and shape; {REMAKE}")
     return features
+
+
+def _checked_video_path(pattern: Any, path: Path) -> str:
+    """``video_path`` of info.json, which must stay inside the dataset."""
+    if pattern is None:
+        return schema.VIDEOS
+    try:
+        example = str(pattern).format(video_key="camera", chunk_index=0, file_index=0)
+    except (AttributeError, IndexError, KeyError, ValueError):
+        example = ".."
+    if not isinstance(pattern, str) or example.startswith("/") or ".." in Path(example).parts:
+        raise FoundryError(f"{path}: video_path is {pattern!r}, expected {schema.VIDEOS!r}; {REMAKE}")
+    return pattern
+
+
+def _check_times(times: npt.NDArray[np.float32], name: str, path: Path) -> None:
+    wrong = np.flatnonzero(~np.isfinite(times) | (times < 0))
+    if len(wrong):
+        raise FoundryError(f"{path}: column {name!r} is {times[wrong[0], 0]} in row {wrong[0]}; {REMAKE}")
+
+
+def _image_shape(info: Info, column: str) -> tuple[int, ...]:
+    """(height, width, channels) of a camera; lerobot also allows the channels to come first."""
+    shape = info.feature(column, ["image", "video"], 3)
+    first = info.features[column].get("names") or [""]
+    return (
+        (*shape[1:], shape[0]) if isinstance(first, list) and str(first[0]).startswith("channel") else shape
+    )
 
 
 def _names(info: Info, feature: str) -> tuple[str, ...]:

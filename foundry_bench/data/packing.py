@@ -17,7 +17,14 @@ from foundry_bench.data import schema
 from foundry_bench.data.episode import DatasetSpec, Episode, canonical_json
 from foundry_bench.data.frames import frame_table, index_columns
 from foundry_bench.data.parquet_io import parquet_writer
-from foundry_bench.data.statistics import Statistics, image_histogram, image_statistics, vector_statistics
+from foundry_bench.data.statistics import (
+    Statistics,
+    clip_histogram,
+    image_histogram,
+    image_statistics,
+    vector_statistics,
+)
+from foundry_bench.data.video import ClipWriter
 from foundry_bench.errors import FoundryError
 
 #: Frames per row group. A row group is the least that can be read, so a random frame costs this many.
@@ -30,7 +37,11 @@ class Packer:
     """Writes one dataset to the new folder ``out``; holds only one episode's images at a time."""
 
     def __init__(
-        self, spec: DatasetSpec, out: Path, file_bytes: int = schema.DATA_FILE_MB * 1_000_000
+        self,
+        spec: DatasetSpec,
+        out: Path,
+        file_bytes: int = schema.DATA_FILE_MB * 1_000_000,
+        video_bytes: int = schema.VIDEO_FILE_MB * 1_000_000,
     ) -> None:
         self.spec = spec
         self.out = out
@@ -38,6 +49,8 @@ class Packer:
         self.tasks: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
         self._data = _DataFiles(out, schema.frame_schema(spec), file_bytes)
+        cameras = spec.cameras if spec.is_video else ()
+        self._videos = {camera: _VideoFiles(out, camera, spec.fps, video_bytes) for camera in cameras}
         self._vectors: dict[str, list[npt.NDArray[Any]]] = {}
         self._histograms: dict[str, npt.NDArray[np.int64]] = {}
         self._sampled: dict[str, int] = {}
@@ -53,6 +66,8 @@ class Packer:
                 self._add(key, episode)
         finally:
             self._data.close()
+            for files in self._videos.values():
+                files.close()
         self._write_episodes()
         self._write_tasks()
         _write_json(
@@ -76,6 +91,8 @@ class Packer:
             "dataset_to_index": self.frames + len(episode),
             **_origin(key, episode),
         }
+        for camera, files in self._videos.items():
+            row.update(files.write(episode.clips[camera], key))
         for name, statistics in self._episode_statistics(key, episode, number, task).items():
             row.update(
                 {f"stats/{name}/{statistic}": value for statistic, value in _lists(statistics).items()}
@@ -91,7 +108,10 @@ class Packer:
         for camera in self.spec.cameras:
             name = schema.IMAGE_PREFIX + camera
             try:
-                histogram, sampled = image_histogram(episode.images[camera])
+                if self.spec.is_video:
+                    histogram, sampled = clip_histogram(episode.clips[camera], len(episode))
+                else:
+                    histogram, sampled = image_histogram(episode.images[camera])
             except ValueError as error:
                 raise FoundryError(
                     f"episode {key}: camera {camera!r}: {error}; remove this episode"
@@ -177,6 +197,40 @@ class _DataFiles:
         self._file = path.open("wb")
         self._writer = parquet_writer(self._file, self._schema)
         return self._writer
+
+
+class _VideoFiles:
+    """One camera's video files: a new one is begun when the next clip would not fit into the current one."""
+
+    def __init__(self, out: Path, camera: str, fps: int, file_bytes: int) -> None:
+        self._out = out
+        self._key = schema.IMAGE_PREFIX + camera
+        self._fps = fps
+        self._limit = file_bytes
+        self._number = -1
+        self._writer: ClipWriter | None = None
+
+    def write(self, clip: bytes, episode: str) -> dict[str, Any]:
+        """Append one clip; returns the columns of meta/episodes that say where it is."""
+        writer = self._writer
+        if writer is None or writer.size + len(clip) > self._limit:
+            self.close()
+            self._number += 1
+            path = schema.VIDEOS.format(video_key=self._key, **schema.place(self._number))
+            writer = self._writer = ClipWriter(self._out / path, self._fps)
+        try:
+            begin, end = writer.add(clip)
+        except ValueError as error:
+            raise FoundryError(
+                f"episode {episode}: video of {self._key}: {error}; remove this episode"
+            ) from error
+        place = {**schema.place(self._number), "from_timestamp": begin, "to_timestamp": end}
+        return {f"videos/{self._key}/{name}": value for name, value in place.items()}
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 def _origin(key: str, episode: Episode) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def parquet_writer(sink: Any, arrow_schema: pa.Schema) -> pq.ParquetWriter:
         if field.type == IMAGE_TYPE:
             plain.append(f"{field.name}.bytes")
             small.append(f"{field.name}.path")
+        elif pa.types.is_binary(field.type):
+            plain.append(field.name)
         else:
             small.append(field.name + ".list.element" * _depth(field.type))
     return pq.ParquetWriter(

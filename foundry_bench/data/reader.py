@@ -12,11 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from foundry_bench.data import schema
 from foundry_bench.data.episode import Episode
-from foundry_bench.data.frame_cache import DataFile, EncodedFrames, FrameCache, default_cache_bytes
+from foundry_bench.data.frame_cache import (
+    DataFile,
+    EncodedFrames,
+    FrameCache,
+    FrameSource,
+    default_cache_bytes,
+)
 from foundry_bench.data.frames import cut
 from foundry_bench.data.images import image_format_and_size
 from foundry_bench.data.metadata import (
@@ -28,7 +35,9 @@ from foundry_bench.data.metadata import (
     spec_of,
 )
 from foundry_bench.data.parquet_io import REMAKE, check_columns, integers, open_parquet, read_columns, vectors
+from foundry_bench.data.recordings import Recording
 from foundry_bench.data.statistics import Statistics, vector_statistics
+from foundry_bench.data.video_frames import TOLERANCE_S, VideoFrames
 from foundry_bench.errors import FoundryError
 
 
@@ -63,22 +72,29 @@ class RobotDataset:
         self._lock = threading.Lock()
         info = load_info(self.root)
         self.spec, columns = spec_of(info, cameras)
+        videos = [name for name in columns.values() if info.features[name]["dtype"] == "video"]
         self._episode_files = open_episode_files(self.root)
-        self.episodes = load_episodes(self._episode_files, info)
+        self.episodes = load_episodes(self._episode_files, info, videos)
         self.num_frames = info.total_frames
         self._tasks = load_tasks(self.root)
-        self._files = self._open_files(list(columns.values()))
+        self._files = self._open_files([name for name in columns.values() if name not in videos])
         self._has_executed = schema.EXECUTED in info.features
         self._read_vectors()
         budget = default_cache_bytes() if cache_bytes is None else cache_bytes
-        self._encoded = {
-            name: EncodedFrames(self._files, column, self._lock) for name, column in columns.items()
-        }
+        self._encoded: dict[str, EncodedFrames] = {}
+        self._videos: dict[str, VideoFrames] = {}
+        for name, column in columns.items():
+            if videos:
+                place = (info.video_path, self.episodes, info.fps, self.spec.image_size)
+                self._videos[name] = VideoFrames(self.root, column, *place)
+            else:
+                self._encoded[name] = EncodedFrames(self._files, column, self._lock)
+        sources: dict[str, FrameSource] = {**self._encoded, **self._videos}
         self._caches = {
             name: FrameCache(encoded, self.num_frames, self.spec.image_size, budget // len(columns))
-            for name, encoded in self._encoded.items()
+            for name, encoded in sources.items()
         }
-        self._check_first_images()
+        self._check_first_images(sources)
 
     def __len__(self) -> int:
         return self.num_frames
@@ -113,6 +129,39 @@ class RobotDataset:
             "instruction": [self._tasks[task] for task in self._task[start]],
         }
 
+    def images(self, camera: str, frames: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Frames of one camera, (B, S, S, 3) uint8; ``camera`` is one of ``spec.cameras``.
+
+        Raises:
+            FoundryError: an image cannot be decoded.
+        """
+        return self._caches[camera].get(np.asarray(frames, np.int64))
+
+    def recording(self, index: int) -> Recording:
+        """One episode without its frames, as it can be replayed where its init state was kept.
+
+        Raises:
+            FoundryError: what was stored of it is damaged.
+            IndexError: there is no such episode.
+        """
+        row, frames, origin = self._origin(index)
+        return Recording(
+            suite=str(row["suite"]),
+            task_index=int(row["task_index"]),
+            instruction=str(row["instruction"]),
+            actions=self._executed[frames].astype(np.float64),
+            labels=self._label[frames].astype(np.float64),
+            robot=self._state[frames].copy(),
+            states=None,
+            init_state=origin["init_state"],
+            wait_steps=int(origin["info"].get("wait_steps", 0)),
+            fixtures=origin["fixtures"],
+            success=bool(row["success"]),
+            seed=int(row["seed"]),
+            expert=str(row["expert"]),
+            info=origin["info"],
+        )
+
     def statistics(self) -> dict[str, Statistics]:
         """``state`` and ``action`` (the label): dicts of mean, std, min, max, q01 ... q99 and count.
 
@@ -127,12 +176,7 @@ class RobotDataset:
             FoundryError: what was stored of it is damaged.
             IndexError: there is no such episode.
         """
-        if not 0 <= index < len(self.episodes):
-            raise IndexError(f"episode must be in 0..{len(self.episodes) - 1}")
-        with self._lock:
-            origin = episode_origin(self._episode_files, index)
-        row = self.episodes.iloc[index]
-        frames = slice(int(row["start"]), int(row["stop"]))
+        row, frames, origin = self._origin(index)
         return Episode(
             suite=str(row["suite"]),
             task_index=int(row["task_index"]),
@@ -145,8 +189,18 @@ class RobotDataset:
             state=self._state[frames].copy(),
             action=self._executed[frames].copy(),
             label=self._label[frames].copy(),
+            clips={camera: video.clip(index) for camera, video in self._videos.items()},
             **origin,
         )
+
+    def _origin(self, index: int) -> tuple[pd.Series, slice, dict[str, Any]]:
+        """An episode's row of ``episodes``, its frames, and what it was made from."""
+        if not 0 <= index < len(self.episodes):
+            raise IndexError(f"episode must be in 0..{len(self.episodes) - 1}")
+        with self._lock:
+            origin = episode_origin(self._episode_files, index)
+        row = self.episodes.iloc[index]
+        return row, slice(int(row["start"]), int(row["stop"])), origin
 
     @cached_property
     def fingerprint(self) -> str:
@@ -186,8 +240,10 @@ class RobotDataset:
             widths[schema.EXECUTED] = action_width
         parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*widths, "task_index")}
         for item in self._files:
-            table = read_columns(item.file, item.path, [*widths, "task_index", "episode_index"])
+            names = [*widths, "task_index", "episode_index", "timestamp"]
+            table = read_columns(item.file, item.path, names)
             self._check_indices(table, item)
+            self._check_times(vectors(table, "timestamp", 1, item.path)[:, 0], item)
             parts["task_index"].append(integers(table, "task_index", item.path))
             for name, width in widths.items():
                 values = vectors(table, name, width, item.path)
@@ -230,6 +286,20 @@ class RobotDataset:
                 f"{schema.TASKS} knows {len(self._tasks)} tasks; {REMAKE}"
             )
 
+    def _check_times(self, times: npt.NDArray[np.float32], item: DataFile) -> None:
+        """Within an episode frame k is at k / fps seconds, to lerobot's tolerance."""
+        length, start = self.episodes["length"].to_numpy(), self.episodes["start"].to_numpy()
+        rows = slice(item.first, item.first + len(times))
+        step = np.arange(rows.start, rows.stop) - np.repeat(start, length)[rows]
+        wrong = np.flatnonzero(~(np.abs(times - step / self.spec.fps) <= TOLERANCE_S))
+        if len(wrong):
+            row = int(wrong[0])
+            raise FoundryError(
+                f"{item.path}: column 'timestamp' is {times[row]:.4f} s at frame {item.first + row}, number "
+                f"{step[row]} of its episode; with fps={self.spec.fps} as in {schema.INFO} it would be "
+                f"{step[row] / self.spec.fps:.4f} s; correct fps there"
+            )
+
     def _check_finite(self, values: npt.NDArray[np.float32], name: str, item: DataFile) -> None:
         wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(wrong):
@@ -240,12 +310,15 @@ class RobotDataset:
                 f"{len(wrong)} such frames; {REMAKE}"
             )
 
-    def _check_first_images(self) -> None:
+    def _check_first_images(self, sources: Mapping[str, FrameSource]) -> None:
         size = self.spec.image_size
-        for encoded in self._encoded.values():
-            encoded.decode(0, 0, np.empty((size, size, 3), np.uint8))
-            offsets, data = encoded.read(0)
-            image_format, _ = image_format_and_size(data[offsets[0] : offsets[0] + 24].tobytes())
+        for source in sources.values():
+            source.decode(0, np.empty((size, size, 3), np.uint8))
+            if isinstance(source, VideoFrames):
+                image_format = source.codec
+            else:
+                offsets, data = self._encoded[self.spec.cameras[0]].read(0)
+                image_format, _ = image_format_and_size(data[offsets[0] : offsets[0] + 24].tobytes())
             self.spec = dataclasses.replace(self.spec, image_format=image_format)
 
     @staticmethod
@@ -253,6 +326,6 @@ class RobotDataset:
         result: list[bytes] = []
         for group in np.unique(encoded.groups(np.arange(frames.start, frames.stop))):
             images = cut(*encoded.read(int(group)))
-            first = encoded.first(int(group))
+            first, _ = encoded.bounds(int(group))
             result += images[max(frames.start - first, 0) : frames.stop - first]
         return result

@@ -7,6 +7,7 @@ The layout on disk::
     meta/tasks.parquet                             instruction (index) -> task_index
     meta/episodes/chunk-000/file-000.parquet       one row per episode
     data/chunk-000/file-000.parquet                one row per frame, images as encoded bytes
+    videos/CAMERA/chunk-000/file-000.mp4           instead of those: the frames of one episode after the other
 
 ``action`` is the expert's clean action, what a policy imitates; ``action.executed`` is what was done.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from foundry_bench.data.episode import DatasetSpec
+from foundry_bench.data.video import PIXEL_FORMAT
 
 VERSION = "v3.0"
 ROBOT = "panda"
@@ -28,6 +30,7 @@ INFO = Path("meta/info.json")
 STATS = Path("meta/stats.json")
 TASKS = Path("meta/tasks.parquet")
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 FILES_PER_CHUNK = 1000
@@ -65,7 +68,13 @@ ORIGIN_FIELDS = [
 def features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
     """The ``features`` of info.json: name -> dtype, shape, names; in the order of the columns."""
     size = spec.image_size
-    image = {"dtype": "image", "shape": [size, size, 3], "names": ["height", "width", "channels"]}
+    image: dict[str, Any] = {
+        "dtype": "image",
+        "shape": [size, size, 3],
+        "names": ["height", "width", "channels"],
+    }
+    if spec.is_video:
+        image.update(dtype="video", info=_video_info(spec))
     result: dict[str, dict[str, Any]] = {IMAGE_PREFIX + camera: dict(image) for camera in spec.cameras}
     result[STATE] = _vector(spec.state_names)
     result[LABEL] = _vector(spec.action_names)
@@ -89,7 +98,7 @@ def info(spec: DatasetSpec, episodes: int, frames: int, tasks: int) -> dict[str,
         "fps": spec.fps,
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA,
-        "video_path": None,
+        "video_path": VIDEOS if spec.is_video else None,
         "features": features(spec),
     }
 
@@ -99,6 +108,8 @@ def frame_schema(spec: DatasetSpec) -> pa.Schema:
     fields: list[pa.Field] = []
     described: dict[str, Any] = {}
     for name, feature in features(spec).items():
+        if feature["dtype"] == "video":
+            continue
         if feature["dtype"] == "image":
             fields.append(pa.field(name, IMAGE_TYPE))
             described[name] = {"_type": "Image"}
@@ -126,11 +137,12 @@ def episode_schema(spec: DatasetSpec) -> pa.Schema:
         pa.field("data/file_index", pa.int64()),
         pa.field("dataset_from_index", pa.int64()),
         pa.field("dataset_to_index", pa.int64()),
+        *(field for camera in spec.cameras if spec.is_video for field in video_fields(camera)),
         *ORIGIN_FIELDS,
     ]
     for name, feature in features(spec).items():
         vector = pa.list_(pa.float64())
-        value = pa.list_(pa.list_(vector)) if feature["dtype"] == "image" else vector
+        value = pa.list_(pa.list_(vector)) if feature["dtype"] in ("image", "video") else vector
         for statistic in ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"):
             kind = pa.list_(pa.int64()) if statistic == "count" else value
             fields.append(pa.field(f"stats/{name}/{statistic}", kind))
@@ -139,6 +151,28 @@ def episode_schema(spec: DatasetSpec) -> pa.Schema:
         pa.field("meta/episodes/file_index", pa.int64()),
     ]
     return pa.schema(fields)
+
+
+def video_fields(camera: str) -> list[pa.Field]:
+    """Columns of meta/episodes that say where a camera's video of an episode is, from when to when (s)."""
+    prefix = f"videos/{IMAGE_PREFIX}{camera}/"
+    whole, seconds = pa.int64(), pa.float64()
+    kinds = {"chunk_index": whole, "file_index": whole, "from_timestamp": seconds, "to_timestamp": seconds}
+    return [pa.field(prefix + name, kind) for name, kind in kinds.items()]
+
+
+def _video_info(spec: DatasetSpec) -> dict[str, Any]:
+    """What lerobot's ``get_video_info`` would find in the files."""
+    return {
+        "video.height": spec.image_size,
+        "video.width": spec.image_size,
+        "video.codec": spec.image_format,
+        "video.pix_fmt": PIXEL_FORMAT,
+        "video.is_depth_map": False,
+        "video.fps": spec.fps,
+        "video.channels": 3,
+        "has_audio": False,
+    }
 
 
 def place(number: int) -> dict[str, int]:

@@ -7,13 +7,14 @@ those of a camera have shape (3, 1, 1), one number per colour channel scaled to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from foundry_bench.data.images import decode_image
+from foundry_bench.data.video import decode_clip
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
@@ -40,15 +41,31 @@ def vector_statistics(values: npt.NDArray[Any]) -> Statistics:
 
 def image_histogram(frames: Sequence[bytes]) -> tuple[npt.NDArray[np.int64], int]:
     """Histogram (3, 256) of the channel values in some evenly spaced ``frames``, and how many they were."""
-    chosen = np.unique(
-        np.linspace(0, len(frames) - 1, min(FRAMES_PER_EPISODE, len(frames))).round().astype(int)
+    chosen = _chosen(len(frames))
+    return _histogram(decode_image(frames[index]) for index in chosen), len(chosen)
+
+
+def clip_histogram(clip: bytes, frames: int) -> tuple[npt.NDArray[np.int64], int]:
+    """The same of the frames that a clip of ``frames`` frames shows when it is decoded."""
+    chosen = _chosen(frames)
+    wanted = set(chosen.tolist())
+    return _histogram(pixels for index, pixels in enumerate(decode_clip(clip)) if index in wanted), len(
+        chosen
     )
+
+
+def _chosen(frames: int) -> npt.NDArray[np.int64]:
+    spaced = np.linspace(0, frames - 1, min(FRAMES_PER_EPISODE, frames))
+    return np.unique(spaced.round().astype(np.int64))
+
+
+def _histogram(images: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
     histogram = np.zeros((3, 256), np.int64)
-    for index in chosen:
-        pixels = decode_image(frames[index]).reshape(-1, 3)
+    for image in images:
+        pixels = image.reshape(-1, 3)
         for channel in range(3):
             histogram[channel] += np.bincount(pixels[:, channel], minlength=256)
-    return histogram, len(chosen)
+    return histogram
 
 
 def image_statistics(histogram: npt.NDArray[np.int64], frames: int) -> Statistics:

@@ -58,6 +58,7 @@ class EpisodeStore:
         """
         if not _KEY.fullmatch(key) or PARTIAL in key:
             raise FoundryError(f"episode key {key!r}: use letters, digits, '_', '-' and '.' only")
+        episode = episode.as_stored(self.spec, key)
         episode.check(self.spec, key)
         data = stage(episode, self.spec)
         with storage_errors(self.staging):

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from foundry_bench import runtime
 from foundry_bench.envs.suites import Task
 from foundry_bench.errors import FoundryError
 from foundry_bench.sweeps import sections
 from foundry_bench.sweeps.experiment import Experiment
+from foundry_bench.sweeps.sections import camera_names
 from foundry_bench.sweeps.state import ExperimentState, fingerprint, only_one
 
 
@@ -104,20 +107,33 @@ def _given(run: Experiment, root: Path) -> Demonstrations:
     """Look at a dataset the user named, and find the selected tasks in it."""
     from foundry_bench.data.lerobot import RobotDataset
 
-    dataset = RobotDataset(root)
+    dataset = RobotDataset(root, cameras_of(run.config))
     counts = dataset.episodes.groupby(["suite", "task_index"]).size().to_dict()
+    # A dataset made elsewhere says of an episode only what the robot was told.
+    told = dataset.episodes[dataset.episodes["suite"] == ""]
+    by_instruction = told.groupby("instruction").size().to_dict() if len(told) else {}
     tasks, skipped = [], []
     with run.state.running("demos", dataset.fingerprint) as output:
         for task in run.tasks:
             entry = {"suite": task.suite, "task": task.index, "instruction": task.instruction}
-            kept = int(counts.get((task.suite, task.index), 0))
+            kept = counts.get((task.suite, task.index), 0) or by_instruction.get(task.instruction, 0)
             if kept:
-                tasks.append({**entry, "kept": kept})
+                tasks.append({**entry, "kept": int(kept)})
             else:
                 skipped.append(_skipped(entry, f"no demonstrations in {root}"))
         found = Demonstrations(str(root), str(root), tasks, skipped)
         output.update(asdict(found))
     return found
+
+
+def cameras_of(config: DictConfig) -> dict[str, str]:
+    """The protocol's cameras -> what the demonstrations call them, ``data.cameras`` where they differ."""
+    named = camera_names(config) or {}
+    known = list(config.protocol.cameras)
+    for name in named:
+        if name not in known:
+            raise FoundryError(f"data.cameras: '{name}' is no camera of the protocol, which has {known}")
+    return {name: named.get(name, name) for name in known}
 
 
 def _skipped(entry: dict[str, Any], reason: str) -> dict[str, Any]:

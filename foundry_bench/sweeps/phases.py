@@ -16,7 +16,7 @@ from foundry_bench.configs.keys import harmless
 from foundry_bench.envs.suites import Task
 from foundry_bench.errors import FoundryError
 from foundry_bench.sweeps import sections
-from foundry_bench.sweeps.demonstrations import Demonstrations
+from foundry_bench.sweeps.demonstrations import Demonstrations, cameras_of
 from foundry_bench.sweeps.experiment import Experiment
 from foundry_bench.sweeps.state import fingerprint
 
@@ -25,8 +25,7 @@ def train(run: Experiment, demos: Demonstrations) -> Path:
     """Train a policy on the demonstrations; returns the checkpoint's folder."""
     from foundry_bench.data.lerobot import RobotDataset
 
-    cameras = {name: name for name in run.config.protocol.cameras}
-    dataset = RobotDataset(Path(demos.root), cameras)
+    dataset = RobotDataset(Path(demos.root), cameras_of(run.config))
     model = sections.model_config(run.config)
     settings = sections.train_config(run.config, len(demos.trained(run.tasks)))
     learned = {key: value for key, value in settings.to_dict().items() if not harmless(f"train.{key}")}

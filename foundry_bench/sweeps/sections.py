@@ -43,6 +43,23 @@ def build(cls: type[Any], section: str, plain: dict[str, Any]) -> Any:
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
 
 
+def camera_names(config: DictConfig) -> dict[str, str] | None:
+    """``data.cameras``: our name of a camera -> the dataset's; None where nothing is said.
+
+    Raises:
+        FoundryError: a name is no text.
+    """
+    told = config.data.cameras
+    names = OmegaConf.to_container(told) if told is not None else None
+    if names is None:
+        return None
+    if not isinstance(names, dict) or not all(isinstance(x, str) for pair in names.items() for x in pair):
+        raise FoundryError(
+            f"data.cameras={names}: names by our names, as in {{agentview: image, wrist: image2}}"
+        )
+    return {str(ours): str(theirs) for ours, theirs in names.items()}
+
+
 def demos_config(config: DictConfig) -> DemosConfig:
     """How demonstrations are collected."""
     from foundry_bench.data.demos import DemosConfig

@@ -133,7 +133,17 @@ BAD_WHEN_OPENED: list[tuple[str, Harm, str]] = [
     ),
     ("state text", feature("observation.state", dtype="string"), r"'observation.state' is string"),
     ("state width", feature("observation.state", shape=[9]), r"'observation.state' does not hold 9 numbers"),
-    ("video", feature(WRIST, dtype="video"), r"camera 'wrist' is stored as video"),
+    (
+        "video",
+        feature(WRIST, dtype="video"),
+        r"'agentview', 'wrist'\] are stored as images and some as video",
+    ),
+    ("fps wrong", info(fps=10), r"'timestamp' is 0\.0500 s at frame 1.*with fps=10 .*0\.1000 s; correct fps"),
+    (
+        "timestamp NaN",
+        column(DATA, "timestamp", cell(3, float("nan"))),
+        r"'timestamp' is nan s at frame 3",
+    ),
     ("not square", feature(WRIST, shape=[16, 20, 3]), r"camera 'wrist' has shape \[16, 20, 3\]"),
     ("two sizes", feature(WRIST, shape=[32, 32, 3]), r"camera 'wrist' has shape \[32, 32, 3\]"),
     ("huge", feature(WRIST, shape=[10**9, 10**9, 3]), rf"feature '{WRIST}' has no valid dtype and shape"),
