@@ -101,6 +101,10 @@ class FakeDataset:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> World:
     """Put the fakes where the pipeline imports from."""
+    # Before the fakes: they stand in for parts of these packages.
+    import foundry_bench.data.demos
+    import foundry_bench.evaluation.expert
+
     world = World()
     policy = RandomPolicy()
 
@@ -115,9 +119,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> World:
     put("foundry_bench.training.loop", train=world.train)
     put("foundry_bench.evaluation.runner", evaluate=world.evaluate)
     put("foundry_bench.analysis.report", write_report=world.write_report, print_table=nothing)
-    import foundry_bench.data.demos
-    import foundry_bench.evaluation.expert
-
     monkeypatch.setattr(foundry_bench.data.demos, "collect", world.collect)
     monkeypatch.setattr(foundry_bench.evaluation.expert, "load_policy", lambda source, device: policy)
     monkeypatch.setattr("foundry_bench.doctor.require_rendering", nothing)
