@@ -58,8 +58,8 @@ class DemonstrationService:
     def plan(self, suite: str, task: int) -> str:
         """Why there is no expert for a task; empty if there is one."""
         what = find_task(suite, task)
-        if what.bddl is None:
-            return "no scripted expert for tasks that are not LIBERO's"
+        if what.gymnasium is not None:
+            return "no scripted expert for a user's Gymnasium environment"
         simulation = self._pool.acquire(what)
         reason = make_plan(_with_expert(simulation).problem).reason
         self._pool.release(simulation)

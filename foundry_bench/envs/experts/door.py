@@ -17,7 +17,7 @@ _STANDOFF = 0.10
 _DEPTH = 0.01  # of the grip site beyond the middle of the lever
 _OUT = 0.02  # of the grip beyond the middle of the lever, away from its axis
 _AHEAD, _ROLL = 0.25, 1.0  # radians ahead of the lever; share of its turn that the hand makes
-_TURNED = 1.25  # radians at which the latch is out of the frame
+_TURNED = 1.25  # radians from its rest at which the latch is out of the frame
 _PULL = 0.06  # metres ahead of the hand along the door's arc
 
 
@@ -38,12 +38,11 @@ def open_door(arm: Arm, done: Callable[[], bool]) -> Actions:
     along = arm_of_lever - (arm_of_lever @ outward) * outward
     along = along / np.linalg.norm(along)
     direction = -outward * np.sin(_TILT) - _UP * np.cos(_TILT)
+    # Across the lever as it is now: after a try that slipped it may hang down.
+    closing = np.cross(direction, along)
+    left = max(0.0, _TURNED - abs(lever.value(world)))
     down = -float(np.sign(np.cross(axis, along)[2]))
-    arm.point(
-        direction,
-        np.cross(direction, np.cross(_UP, outward)),
-        _rotation(axis, down * _ROLL * _TURNED),
-    )
+    arm.point(direction, closing / np.linalg.norm(closing), _rotation(axis, down * _ROLL * left))
     spot = middle + along * _OUT + direction * _DEPTH
     yield from go(arm, spot - direction * _STANDOFF, OPEN, 0.015)
     arm.near_contact = arm.grasping = True
@@ -85,7 +84,7 @@ def _turn(arm: Arm, lever: Articulation) -> Actions:
     made, still, before = 0.0, 0, start
     for _ in range(60):
         value = lever.value(world)
-        if abs(value - start) > _TURNED:
+        if abs(value) > _TURNED:
             return True
         angle = value - start + sign * _AHEAD
         arm.rotate(_rotation(axis, _ROLL * (angle - made)))
