@@ -43,7 +43,9 @@ VIDEO_FORMATS = tuple(_ENCODERS)
 PIXEL_FORMAT = "yuv420p"
 
 #: What decoding of damaged or hostile bytes may raise.
-VIDEO_ERRORS = (av.FFmpegError, EOFError, IndexError, OSError, ValueError)
+VIDEO_ERRORS = (av.FFmpegError, EOFError, IndexError, OSError, OverflowError, ValueError)
+#: The only kind of file that is opened. FFmpeg left to guess follows playlists, to other files and hosts.
+CONTAINER = "mp4"
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def _reading(source: bytes | Path) -> Iterator[Any]:
     """Open for reading; whatever is wrong with the bytes is a ValueError."""
     try:
         opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        with av.open(opened, "r", format="mp4" if isinstance(source, bytes) else None) as container:
+        with av.open(opened, "r", format=CONTAINER) as container:
             if not container.streams.video:
                 raise ValueError("there is no video stream")
             yield container

@@ -15,7 +15,7 @@ import pandas as pd
 from av.video.reformatter import VideoReformatter
 
 from foundry_bench.data.parquet_io import REMAKE
-from foundry_bench.data.video import VIDEO_ERRORS, ClipInfo, cut_clip, stream_info
+from foundry_bench.data.video import CONTAINER, VIDEO_ERRORS, ClipInfo, cut_clip, stream_info
 from foundry_bench.errors import FoundryError
 
 #: How far a frame may be from the time at which it is looked for, in seconds: lerobot's ``tolerance_s``.
@@ -163,7 +163,7 @@ class VideoFrames:
         if place not in self._open:
             while len(self._open) >= _OPEN_FILES:
                 self._open.popitem(last=False)[1][0].close()
-            container = av.open(str(self._files[place].path), "r")
+            container = av.open(str(self._files[place].path), "r", format=CONTAINER)
             container.streams.video[0].codec_context.thread_count = 1
             self._open[place] = (container, VideoReformatter())  # which keeps its tables from frame to frame
         self._open.move_to_end(place)
@@ -185,7 +185,7 @@ class VideoFrames:
         rows = [row for row, other in enumerate(self._place) if other == place]
         needed = max(round(self._begin[row] * self._fps) + self.bounds(row)[1] for row in rows)
         try:
-            with av.open(str(path), "r") as container:
+            with av.open(str(path), "r", format=CONTAINER) as container:
                 info = stream_info(container)
                 end = _last_byte(container)
         except VIDEO_ERRORS as error:

@@ -267,6 +267,13 @@ def in_info(**changes: object) -> Callable[[Path], None]:
     return harmed(INFO, lambda old: json.dumps({**json.loads(old), **changes}).encode())
 
 
+def playlist(root: Path) -> None:
+    """A text that leads FFmpeg, where it may guess, to the good video under another name."""
+    path = root / VIDEO
+    path.rename(path.with_name("other.mp4"))
+    path.write_text("ffconcat version 1.0\nfile other.mp4\n")
+
+
 def index_first_and_cut(root: Path) -> None:
     """The same video with its index at the front, as for streaming, and its end cut off."""
     path = root / VIDEO
@@ -287,6 +294,7 @@ def index_first_and_cut(root: Path) -> None:
         (harmed(VIDEO, lambda old: old[:-100]), r"file-000\.mp4: frame 0 of episode 0: cannot be decoded"),
         (harmed(VIDEO, lambda old: b""), r"file-000\.mp4: not a readable video"),
         (harmed(VIDEO, lambda old: b"RIFF" + old), r"file-000\.mp4: not a readable video"),
+        (playlist, r"file-000\.mp4: not a readable video"),
         (index_first_and_cut, r"file-000\.mp4: is truncated: \d+ bytes of"),
         (other_video(19), r"file-000\.mp4: holds 19 frames, meta/episodes needs 20"),
         (other_video(20, size=48), r"frames are 48x48 pixels, info\.json says 32"),
@@ -298,6 +306,7 @@ def index_first_and_cut(root: Path) -> None:
         (episodes_column("from_timestamp", np.inf), r"from_timestamp' is inf in row 0"),
         (episodes_column("from_timestamp", -1.0), r"from_timestamp' is -1\.0 in row 0"),
         (episodes_column("file_index", 3), r"file-003\.mp4: is missing"),
+        (episodes_column("from_timestamp", 1e30), r"holds 20 frames, meta/episodes needs 2000000"),
         (episodes_column("from_timestamp", 9.0), r"holds 20 frames, meta/episodes needs 192"),
     ],
 )
