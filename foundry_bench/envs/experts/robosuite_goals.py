@@ -25,13 +25,11 @@ _GOALS = {
     "Wipe": ("wipe", "table", ""),
 }
 _FLOOR_THICK, _FLOOR_WIDE = 0.03, 0.1  # half extents of a floor, metres
+_STUCK = "in robosuite's model its first link touches its base, and friction holds the first joint"
 _SLIPS = "its fingers do not hold the nut by its handle"
 #: Pairs of robot and task (or every task) that no skill solves often enough, and why.
 _UNSUPPORTED = {
-    (
-        "Sawyer",
-        "*",
-    ): "in robosuite's model its first link touches its base, and the friction holds the first joint",
+    ("Sawyer", "*"): _STUCK,
     ("Kinova3", "NutAssemblySquare"): _SLIPS,
     ("IIWA", "NutAssemblySquare"): _SLIPS,
     ("Jaco", "NutAssemblySquare"): _SLIPS,
