@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -61,18 +63,20 @@ def test_the_same_init_state_is_solved_in_the_same_steps(simulation: MakeSimulat
     assert steps_to_success(lift, 5) == first
 
 
+def pairs_to_solve() -> list[Any]:
+    """Every supported pair; the one that is known to fail here must be noticed when it no longer does."""
+    hovers = pytest.mark.xfail(reason="over the can of init state 10 the hand hovers", strict=True)
+    marks = {("robosuite_kinova3", 4): [hovers]}
+    return [pytest.param(*pair, marks=marks.get(pair, [])) for pair in supported()]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({name for name, _ in supported()}))
-def test_experts_solve_what_they_support(name: str) -> None:
-    solved = tried = 0
-    for index in (index for where, index in supported() if where == name):
-        here = Simulation(suite(name).tasks[index], ("agentview",), 64, "native", "fast")
-        for init_state in (10, 30):
-            tried += 1
-            solved += steps_to_success(here, init_state) is not None
-        here.close()
-    assert tried >= 6
-    assert solved >= (0.95 if name == "robosuite" else 0.85) * tried
+@pytest.mark.parametrize(("name", "index"), pairs_to_solve())
+def test_every_supported_pair_of_arm_and_task_is_solved(name: str, index: int) -> None:
+    here = Simulation(suite(name).tasks[index], ("agentview",), 64, "native", "fast")
+    solved = [steps_to_success(here, init_state) is not None for init_state in (10, 30)]
+    here.close()
+    assert all(solved)
 
 
 def test_every_task_has_a_goal_for_the_panda_and_two_more_arms() -> None:
