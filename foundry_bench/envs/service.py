@@ -114,24 +114,12 @@ class EpisodeService:
         actions = check_actions(actions, state.simulation.action_dim)
         for number, action in enumerate(actions):
             observation = state.simulation.step(action, observe=number == len(actions) - 1)
-            state.steps += 1
-            if state.video is not None and state.steps % _VIDEO_EVERY == 0:
-                self._record(state)
+            self._count(state)
             success = state.simulation.success()
             done = success or state.simulation.terminated or state.steps >= state.budget
             if done:
                 break
-        answer: dict[str, Any] = {
-            "observation": None if done else observation,
-            "done": done,
-            "success": success,
-            "steps": state.steps,
-            "sim_seconds": time.perf_counter() - started,
-        }
-        if done:
-            answer["video"] = str(state.video.path) if state.video else None
-            self.drop(slot)
-        return answer
+        return self._answer(slot, observation, done, success, started)
 
     def advance_expert(self, slot: int, steps: int) -> dict[str, Any]:
         """Let the scripted expert act for some steps; the answer is as of `advance`.
@@ -159,24 +147,12 @@ class EpisodeService:
                 break
             simulation.step(action.astype(np.float32).astype(np.float64), observe=False)
             beat()
-            state.steps += 1
-            if state.video is not None and state.steps % _VIDEO_EVERY == 0:
-                self._record(state)
+            self._count(state)
             success = simulation.success()
             done = success or state.steps >= state.budget
             if done:
                 break
-        answer: dict[str, Any] = {
-            "observation": None if done else {},
-            "done": done,
-            "success": success,
-            "steps": state.steps,
-            "sim_seconds": time.perf_counter() - started,
-        }
-        if done:
-            answer["video"] = str(state.video.path) if state.video else None
-            self.drop(slot)
-        return answer
+        return self._answer(slot, {}, done, success, started)
 
     def drop(self, slot: int) -> None:
         """Forget the episode in a slot, if there is one; a video of it is finished."""
@@ -190,6 +166,29 @@ class EpisodeService:
     def versions(self) -> dict[str, str]:
         """Versions of what decides the results."""
         return simulator_versions()
+
+    def _count(self, state: _Slot) -> None:
+        """Count a step, and film every second one."""
+        state.steps += 1
+        if state.steps % _VIDEO_EVERY == 0:
+            self._record(state)
+
+    def _answer(
+        self, slot: int, observation: Observation, done: bool, success: bool, started: float
+    ) -> dict[str, Any]:
+        """What `advance` returns; an episode that is over leaves its slot."""
+        state = self._slots[slot]
+        answer: dict[str, Any] = {
+            "observation": None if done else observation,
+            "done": done,
+            "success": success,
+            "steps": state.steps,
+            "sim_seconds": time.perf_counter() - started,
+        }
+        if done:
+            answer["video"] = str(state.video.path) if state.video else None
+            self.drop(slot)
+        return answer
 
     def _record(self, state: _Slot) -> None:
         if state.video is not None:
