@@ -91,7 +91,8 @@ def _check_checkpoint(config: DictConfig, wanted: Sequence[str]) -> None:
         if given not in NAMED and not Path(given).expanduser().is_dir():
             named = ", ".join(NAMED)
             raise FoundryError(
-                f"checkpoint={given}: no such folder; give one that training wrote, or one of: {named}"
+                f"checkpoint={given}: no such folder, and policy={given}: no such policy; give a folder that "
+                f"training wrote, or one of: {named}"
             )
     elif "eval" in wanted and "train" not in wanted:
         own = experiment_folder(config) / "train" / "checkpoint"
