@@ -44,7 +44,7 @@ class Command:
 _PLACE = ("experiment", "paths.results", "paths.data")
 _WHAT = ("suite", "scale", "tasks")
 _DEMOS = ("demos.per_task", "demos.style", "demos.noise", "demos.mistakes")
-_VARIETY = ("demos.slowest", "demos.grasps", "demos.detours")
+_VARIETY = ("demos.slowest", "demos.grasps", "demos.detours", "demos.paraphrases")
 _FRAMES = ("protocol.image_size", "protocol.render_profile")
 _TRAIN = (
     "train.samples",

@@ -85,6 +85,7 @@ KEYS: dict[str, Key] = {
             high=2,
         ),
         Key("demos.detours", "share of the longer ways that lead over a point beside them", low=0, high=1),
+        Key("demos.paraphrases", "share of the demonstrations told in other words", low=0, high=1),
         Key(
             "demos.format",
             "image: every frame an image; video: mp4, a tenth of the size",

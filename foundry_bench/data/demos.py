@@ -46,6 +46,7 @@ class DemosConfig:
         slowest: the speed of an attempt is drawn from [slowest, 1].
         grasps: spread of the costs by which grasps are chosen, 0 always takes the best.
         detours: share of the ways of more than 15 cm that lead over a point beside the straight way.
+        paraphrases: share of the demonstrations that are told their task in other words.
         format: `image`, every frame an image, or `video`, frames of an episode as video of each camera.
         image_format: `png` or `jpeg`; what is made into video passes through it.
         video_codec: `h264` or `av1`.
@@ -62,6 +63,7 @@ class DemosConfig:
     slowest: float = 1.0
     grasps: float = 0.0
     detours: float = 0.0
+    paraphrases: float = 0.0
     format: str = "image"
     image_format: str = "png"
     video_codec: str = "h264"
@@ -79,7 +81,7 @@ class DemosConfig:
             raise FoundryError(f"demos.noise={self.noise}: must not be negative")
         if self.grasps < 0:
             raise FoundryError(f"demos.grasps={self.grasps}: must not be negative")
-        for name in ("mistakes", "detours"):
+        for name in ("mistakes", "detours", "paraphrases"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FoundryError(f"demos.{name}={getattr(self, name)}: must be between 0 and 1")
         if not 0 < self.slowest <= 1:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foundry_bench.data.captions.text import paraphrases, training_paraphrases
+from foundry_bench.data.demonstrate import instruction
 from foundry_bench.data.demos import CollectReport, DemosConfig, collect
 from foundry_bench.data.lerobot import RobotDataset
 from foundry_bench.envs import user_suites
@@ -86,6 +88,29 @@ def test_other_settings_are_refused_by_name(collected: CollectReport) -> None:
 
 
 @pytest.mark.slow
+def test_a_paraphrase_changes_the_words_and_nothing_else(collected: CollectReport, tmp_path: Path) -> None:
+    told = DemosConfig(per_task=1, image_size=32, mistakes=0.0, paraphrases=1.0)
+    collect([task("libero_object", 2)], told, tmp_path / "told", workers=1, progress=False)
+    plain, reworded = RobotDataset(collected.root).episode(0), RobotDataset(tmp_path / "told").episode(0)
+    assert reworded.instruction in paraphrases(plain.instruction)
+    assert (reworded.suite, reworded.task_index) == (plain.suite, plain.task_index)
+    assert reworded.images == plain.images
+    np.testing.assert_array_equal(reworded.action, plain.action)
+
+
+def test_the_share_of_paraphrases_is_what_was_asked_for() -> None:
+    what = task("libero_goal", 1)
+    config = DemosConfig(paraphrases=0.5)
+    told = [instruction(what, config, number) for number in range(400)]
+    assert told == [instruction(what, config, number) for number in range(400)]
+    reworded = [text for text in told if text != what.instruction]
+    assert 150 < len(reworded) < 250
+    # What the text corpus keeps for its other splits is left for evaluations.
+    assert set(reworded) == set(training_paraphrases(what.instruction, config.seed))
+    assert {instruction(what, DemosConfig(), number) for number in range(20)} == {what.instruction}
+
+
+@pytest.mark.slow
 def test_more_demonstrations_and_other_workers_keep_the_first_ones(
     collected: CollectReport, tmp_path: Path
 ) -> None:
@@ -100,7 +125,7 @@ def test_more_demonstrations_and_other_workers_keep_the_first_ones(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("per_task", 0), ("image_size", 0), ("noise", -1.0), ("mistakes", 1.5), ("max_attempts_factor", 0)],
+    [("per_task", 0), ("image_size", 0), ("noise", -1.0), ("mistakes", 1.5), ("paraphrases", -0.1), ("max_attempts_factor", 0)],
 )
 def test_values_out_of_range_are_named(key: str, value: float) -> None:
     with pytest.raises(FoundryError, match=rf"demos\.{key}"):

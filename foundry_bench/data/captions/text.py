@@ -103,6 +103,11 @@ def _split(text: str, kind: str, seed: int) -> str:
     return "train" if kind == "instruction" else _HELD_OUT.get(number, "train")
 
 
+def training_paraphrases(instruction: str, seed: int) -> list[str]:
+    """Those of `paraphrases` that the corpus of this seed has in its `train` split."""
+    return [text for text in paraphrases(instruction) if _split(text, "paraphrase", seed) == "train"]
+
+
 def paraphrases(instruction: str) -> list[str]:
     """Other ways to say an instruction, without repetition and without the instruction itself."""
     # Where one part of the instruction speaks of "it", another "it" would be one too many.
