@@ -13,6 +13,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from foundry_bench.envs.culling import HIDDEN_GROUP, Culling
 from foundry_bench.envs.scene import RenderProfile
 from foundry_bench.errors import FoundryError
 
@@ -63,6 +64,8 @@ class Renderer:
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0] = 0  # collision geoms
         self._options.geomgroup[1] = 1
+        self._options.geomgroup[HIDDEN_GROUP] = 0
+        self._culling = Culling(model, shadows=profile.effects, reflections=profile.effects)
         self._perturb = mujoco.MjvPerturb()
         self._viewport = mujoco.MjrRect(0, 0, image_size, image_size)
         self._camera_ids = {name: model.camera(own).id for name, own in CAMERAS.items()}
@@ -76,9 +79,15 @@ class Renderer:
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         view.fixedcamid = self._camera_ids[camera]
-        mujoco.mjv_updateScene(
-            model, data, self._options, self._perturb, view, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
+        unseen = self._culling.unseen(model, data, view.fixedcamid)
+        groups = model.geom_group[unseen]  # a copy
+        model.geom_group[unseen] = HIDDEN_GROUP
+        try:
+            mujoco.mjv_updateScene(
+                model, data, self._options, self._perturb, view, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            )
+        finally:
+            model.geom_group[unseen] = groups
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         frame = np.empty((self.image_size, self.image_size, 3), dtype=np.uint8)

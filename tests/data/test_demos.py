@@ -125,8 +125,11 @@ def test_more_demonstrations_and_other_workers_keep_the_first_ones(
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("per_task", 0), ("image_size", 0), ("noise", -1.0), ("mistakes", 1.5), ("paraphrases", -0.1), ("max_attempts_factor", 0)],
-)
+    [
+        ("per_task", 0), ("image_size", 0), ("noise", -1.0), ("mistakes", 1.5), ("paraphrases", -0.1),
+        ("max_attempts_factor", 0),
+    ],
+)  # fmt: skip
 def test_values_out_of_range_are_named(key: str, value: float) -> None:
     with pytest.raises(FoundryError, match=rf"demos\.{key}"):
         DemosConfig(**{key: value})  # type: ignore[arg-type]
