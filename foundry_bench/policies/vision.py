@@ -92,9 +92,23 @@ class Stem(nn.Module):
             images: uint8 (B, cameras, S, S, 3).
             film: ``modulation`` of each row's instruction, (B, cameras, 2 * channels).
         """
-        x = images.flatten(0, 1).permute(0, 3, 1, 2).to(film.dtype).sub_(127.5).mul_(1 / 64)
+        tokens = self._tokens(images.flatten(0, 1), film.flatten(0, 1))
+        return (tokens.unflatten(0, (-1, self.cameras)) + self.position).flatten(1, 2)
+
+    def one_camera(self, images: Tensor, film_BC: Tensor, camera_B: Tensor) -> Tensor:
+        """Tokens (B, grid * grid, width) of pictures by one camera each.
+
+        Args:
+            images: uint8 (B, S, S, 3).
+            film_BC: ``modulation`` of each row's text for its camera, (B, 2 * channels).
+            camera_B: number of the camera that took each picture.
+        """
+        return self._tokens(images, film_BC) + self.position[camera_B]
+
+    def _tokens(self, images: Tensor, modulation: Tensor) -> Tensor:
+        """Tokens (N, grid * grid, width) without positions, of images (N, S, S, 3)."""
+        x = images.permute(0, 3, 1, 2).to(modulation.dtype).sub_(127.5).mul_(1 / 64)
         x = F.silu(self.patch_norm(self.patch(x)))
-        modulation = film.flatten(0, 1)
         start = 0
         for block in cast("list[FiLMBlock]", list(self.blocks)):
             count = block.outputs
@@ -104,5 +118,4 @@ class Stem(nn.Module):
             )
             x = block(x, 1.0 + scale, shift)
             start += 2 * count
-        tokens = self.project(x.permute(0, 2, 3, 1).flatten(1, 2))
-        return (tokens.unflatten(0, (-1, self.cameras)) + self.position).flatten(1, 2)
+        return self.project(x.permute(0, 2, 3, 1).flatten(1, 2))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich import box
@@ -12,9 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from foundry_bench import runtime
+from foundry_bench.envs.suites import Task
 from foundry_bench.sweeps import sections
 from foundry_bench.sweeps.coverage import selected_tasks
 from foundry_bench.sweeps.state import only_one
+
+if TYPE_CHECKING:
+    from foundry_bench.data.captions.config import CaptionsConfig
 
 
 def run(config: DictConfig) -> Path:
@@ -23,23 +28,20 @@ def run(config: DictConfig) -> Path:
     Raises:
         FoundryError: anything the user can mend, in one line.
     """
-    from foundry_bench.data.captions.config import CaptionsConfig
-
-    tasks = selected_tasks(config)
-    settings: CaptionsConfig = sections.build(CaptionsConfig, "captions", sections.values(config, "captions"))
     runtime.prepare_rendering()
+    return captions(config, selected_tasks(config), Console(highlight=False))
+
+
+def captions(config: DictConfig, tasks: Sequence[Task], console: Console) -> Path:
+    """Image-text pairs on scenes of tasks, made where they are missing, and the table of them.
+
+    Raises:
+        FoundryError: anything the user can mend, in one line.
+    """
     from foundry_bench.data.captions.make import make_captions
-    from foundry_bench.data.captions.write import fingerprint
     from foundry_bench.doctor import require_rendering
 
-    name = f"captions-{config.suite}-{len(tasks)}tasks-{settings.image_size}px"
-    given = config.captions.root
-    root = (
-        Path(given).expanduser()
-        if given is not None
-        else Path(config.paths.data).expanduser() / f"{name}-{fingerprint(tasks, settings)[:6]}"
-    )
-    console = Console(highlight=False)
+    settings, root = captions_config(config), captions_folder(config, tasks)
     require_rendering()
     started = time.perf_counter()
     with only_one(root.with_name(f"{root.name}.lock")):
@@ -52,6 +54,24 @@ def run(config: DictConfig) -> Path:
     console.print(said, style="bold", markup=False, soft_wrap=True)
     console.print(f"files: {root}", markup=False, soft_wrap=True)
     return root
+
+
+def captions_config(config: DictConfig) -> CaptionsConfig:
+    """How scenes are randomised and drawn."""
+    from foundry_bench.data.captions.config import CaptionsConfig
+
+    return sections.build(CaptionsConfig, "captions", sections.values(config, "captions"))
+
+
+def captions_folder(config: DictConfig, tasks: Sequence[Task]) -> Path:
+    """Where the pairs of a configuration are, or will be."""
+    from foundry_bench.data.captions.write import fingerprint
+
+    if config.captions.root is not None:
+        return Path(config.captions.root).expanduser()
+    settings = captions_config(config)
+    name = f"captions-{config.suite}-{len(tasks)}tasks-{settings.image_size}px"
+    return Path(config.paths.data).expanduser() / f"{name}-{fingerprint(tasks, settings)[:6]}"
 
 
 def _table(manifest: dict[str, Any]) -> Table:

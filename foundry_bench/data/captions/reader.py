@@ -117,6 +117,15 @@ class CaptionDataset:
         """The kind of every pair, for sampling by kind."""
         return [pair["kind"] for pair in self._pairs]
 
+    @property
+    def cameras(self) -> list[str]:
+        """The camera that took each pair's picture."""
+        return [self._cameras[bisect.bisect_right(self._first, index) - 1] for index in range(len(self))]
+
+    def texts(self) -> Iterator[tuple[str, str, str]]:
+        """Kind, question and answer of every pair, without its picture."""
+        return ((pair["kind"], pair["question"], pair["answer"]) for pair in self._pairs)
+
     def image(self, number: int) -> np.ndarray:
         """An image by its number, uint8 (size, size, 3).
 
