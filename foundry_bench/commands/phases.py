@@ -19,7 +19,7 @@ def demos(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """``foundry-bench train``."""
-    pipeline.run_phases(config, ("demos", "train"))
+    pipeline.train(config)
 
 
 def evaluate(config: DictConfig) -> None:

@@ -23,6 +23,10 @@ from foundry_bench.configs.overrides import Override, parse
 from foundry_bench.errors import FoundryError, nearest
 
 
+#: Mappings whose keys are the user's.
+LEAVES = ("tasks", "suites", "llm.corpora", "train.rates")
+
+
 def compose(words: Sequence[str]) -> DictConfig:
     """The resolved configuration for the ``key=value`` words of a command line.
 
@@ -69,12 +73,12 @@ def groups() -> dict[str, list[str]]:
 
 
 def flatten(config: DictConfig, prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name, interpolations followed; lists, ``tasks`` and ``suites`` count as leaves."""
+    """Leaves by dotted name, interpolations followed; lists and the mappings in `LEAVES` count as leaves."""
     leaves: dict[str, Any] = {}
     for name in map(str, config):
         key = f"{prefix}{name}"
         value = config[name]
-        if isinstance(value, DictConfig) and key not in ("tasks", "suites"):
+        if isinstance(value, DictConfig) and key not in LEAVES:
             leaves.update(flatten(value, key + "."))
         else:
             leaves[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

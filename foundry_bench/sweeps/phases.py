@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from foundry_bench import runtime
@@ -18,18 +18,26 @@ from foundry_bench.errors import FoundryError
 from foundry_bench.sweeps import sections
 from foundry_bench.sweeps.demonstrations import Demonstrations, cameras_of
 from foundry_bench.sweeps.experiment import Experiment
+from foundry_bench.sweeps.stages import beside_policy
 from foundry_bench.sweeps.state import fingerprint
 
 
-def train(run: Experiment, demos: Demonstrations) -> Path:
-    """Train a policy on the demonstrations; returns the checkpoint's folder."""
+def train(run: Experiment, demos: Demonstrations, start: Path | None = None) -> Path:
+    """Train a policy on the demonstrations; returns the checkpoint's folder.
+
+    Args:
+        start: the checkpoint of the stage before, whose weights and tokenizer it begins with.
+    """
     from foundry_bench.data.lerobot import RobotDataset
 
     dataset = RobotDataset(Path(demos.root), cameras_of(run.config))
     model = sections.model_config(run.config)
     settings = sections.train_config(run.config, len(demos.trained(run.tasks)))
+    if start is not None:
+        settings = replace(settings, init_from=str(start))
+    beside = beside_policy(run)
     learned = {key: value for key, value in settings.to_dict().items() if not harmless(f"train.{key}")}
-    inputs = fingerprint([learned, model.to_dict(), dataset.fingerprint])
+    inputs = fingerprint([learned, model.to_dict(), dataset.fingerprint, str(beside)])
     if run.state.finished("train", inputs) is not None and (run.checkpoint / "model.safetensors").is_file():
         run.say_finished("train")
         return run.checkpoint
@@ -37,7 +45,7 @@ def train(run: Experiment, demos: Demonstrations) -> Path:
 
     with run.state.running("train", inputs) as output:
         runtime.use_torch_threads(runtime.cores())
-        checkpoint = train_policy(settings, model, dataset, run.folder / "train", device=run.config.device)
+        checkpoint = train_policy(settings, model, dataset, run.folder / "train", device=run.config.device, beside=beside)
         output.update(checkpoint=str(checkpoint), samples=settings.samples, frames=len(dataset))
     return checkpoint
 

@@ -15,10 +15,12 @@ from foundry_bench.sweeps import phases, sections
 from foundry_bench.sweeps.coverage import coverage, selected_tasks, skipped_tasks
 from foundry_bench.sweeps.demonstrations import Demonstrations, demonstrations, demonstrations_behind
 from foundry_bench.sweeps.experiment import Experiment, experiment_folder
+from foundry_bench.sweeps.stages import before_policy, pretrained
 from foundry_bench.sweeps.state import ExperimentState, load_config, only_one, remember_config
 
 #: Every phase in order, with what its header says.
 PHASES = {
+    "pretrain": "stages before the policy",
     "demos": "scripted demonstrations",
     "train": "training",
     "eval": "closed-loop evaluation",
@@ -34,7 +36,17 @@ def train_and_eval(config: DictConfig) -> Path:
     Raises:
         FoundryError: anything the user can mend, in one line.
     """
-    return run_phases(config, tuple(PHASES))
+    return run_phases(config, [phase for phase in PHASES if phase != "pretrain" or before_policy(config)])
+
+
+def train(config: DictConfig) -> Path:
+    """Train the stage that ``stage`` names, and those before it; returns the experiment's folder.
+
+    Raises:
+        FoundryError: anything the user can mend, in one line.
+    """
+    before = ["pretrain"] if before_policy(config) else []
+    return run_phases(config, [*before, *(["demos", "train"] if config.stage == "vla" else [])])
 
 
 def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
@@ -113,12 +125,16 @@ def _check_device(config: DictConfig, wanted: Sequence[str]) -> None:
 
 def _run(run: Experiment, wanted: Sequence[str]) -> None:
     demos: Demonstrations | None = None
+    start: Path | None = None
+    if "pretrain" in wanted:
+        _header(run, "pretrain", wanted)
+        start = pretrained(run)
     if "demos" in wanted:
         _header(run, "demos", wanted)
         demos = demonstrations(run)
     if "train" in wanted and demos is not None:
         _header(run, "train", wanted)
-        phases.train(run, demos)
+        phases.train(run, demos, start)
     if "eval" in wanted:
         _header(run, "eval", wanted)
         _evaluate(run)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from foundry_bench.training.config import TrainConfig
 
 #: Keys of a section that are for the pipeline, not for the section's owner.
-OURS = {"demos": ("root", "workers"), "captions": ("root", "workers"), "train": ("samples_per_task",)}
+OURS = {
+    "demos": ("root", "workers"),
+    "captions": ("root", "workers"),
+    "train": ("samples_per_task",),
+    "llm": ("corpora", "block"),
+    "vlm": ("answer_tokens", "text"),
+}
 
 
 def values(config: DictConfig, section: str) -> dict[str, Any]:
