@@ -5,7 +5,7 @@
     python benchmarks/training.py --against model.layers=2 --against "model.share_stem=false model.width=96"
 
 Prints samples/s; the milliseconds of a step spent on data, forward, backward and optimiser; the share of a
-2048-cubed fp32 matrix product's speed that the step reaches; and milliseconds per predicted chunk, with the
+large fp32 matrix product's speed that the step reaches; and milliseconds per predicted chunk, with the
 prefix encoded once (as the policy does) and encoded again at every denoising step. A sample is one frame of
 all cameras and the chunk that follows it. The frames are random: speed does not depend on what they show.
 
@@ -27,14 +27,13 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.config import VLAConfig
-from foundry_bench.policies.vision import token_grid
 from foundry_bench.policies.vla_policy import ROWS, VLAPolicy, pick_device
 from foundry_bench.training.config import TrainConfig
-from foundry_bench.training.loop import Trainer
+from foundry_bench.training.throughput import count_flops, matmul_peak
+from foundry_bench.training.trainer import Trainer
 from foundry_bench.training.vla_stage import VLAStage
 
 PHASES = ("data", "forward", "backward", "optimiser")
@@ -115,9 +114,11 @@ class Candidate:
         trainer, clock = self.trainer, [time.perf_counter()]
         batch = self.stage.batch(trainer.step)
         clock.append(time.perf_counter())
+        trainer.clear()
         loss = trainer.forward(batch)
         clock.append(now(trainer.device))
         trainer.backward(loss)
+        trainer.clip()
         clock.append(now(trainer.device))
         trainer.apply()
         clock.append(now(trainer.device))
@@ -125,13 +126,13 @@ class Candidate:
 
     def flops(self) -> float:
         """Floating-point operations of forward and backward of one batch (multiply and add are two)."""
-        batch = self.stage.batch(0)
-        with FlopCounterMode(display=False) as counter:
-            self.trainer.backward(self.trainer.forward(batch))
-        total = float(counter.get_total_flops())
-        if self.trainer.device.type == "cpu":  # torch's counter leaves attention out there
-            total += 3 * attention_flops(self.model_config, len(batch["state"]), len(batch["tokens"]))
-        return total
+        batch, trainer = self.stage.batch(0), self.trainer
+
+        def step() -> None:
+            trainer.clear()
+            trainer.backward(trainer.forward(batch))
+
+        return count_flops(trainer.stage.model, step)
 
     def chunk_ms(self) -> tuple[float, float]:
         """Milliseconds per predicted chunk, with the prefix encoded once and encoded at every step."""
@@ -161,30 +162,6 @@ class Candidate:
             prefix = quartile([timed(encode) for _ in range(12)][2:])
         steps = config.euler_steps if config.head == "flow" else 1
         return 1e3 * once / ROWS, 1e3 * (once + (steps - 1) * prefix) / ROWS
-
-
-def attention_flops(config: VLAConfig, batch: int, instructions: int) -> float:
-    """Both products of attention in one forward pass."""
-    text = config.text_tokens
-    block = len(config.cameras) * token_grid(config.image_size, config.stem_channels) ** 2 + 1
-    queries = config.horizon * (config.flow_draws if config.head == "flow" else 1)
-    pairs = (
-        config.layers * instructions * text * text
-        + (config.layers - 1) * batch * block * (text + block)
-        + config.layers * batch * queries * (text + block + queries)
-    )
-    return 4.0 * config.width * pairs
-
-
-def matmul_flops_per_s(device: torch.device) -> float:
-    """Speed of a 2048-cubed fp32 matrix product."""
-    a, b = torch.randn(2, 2048, 2048, device=device).unbind(0)
-
-    def product() -> None:
-        torch.mm(a, b)
-        now(device)
-
-    return 2 * 2048**3 / min(timed(product) for _ in range(6))
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -224,8 +201,8 @@ def main() -> None:
     while time.perf_counter() < end:
         for candidate in candidates:
             candidate.step()
-    peak = matmul_flops_per_s(device)
-    print(f"{device}, {torch.get_num_threads()} threads, 2048-cubed fp32 product {peak / 1e9:.0f} GFLOP/s")
+    peak = matmul_peak(device)
+    print(f"{device}, {torch.get_num_threads()} threads, large fp32 product {peak / 1e9:.0f} GFLOP/s")
     first = 0.0
     for candidate in candidates:
         rate = report(candidate, peak)

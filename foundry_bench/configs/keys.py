@@ -116,6 +116,27 @@ KEYS: dict[str, Key] = {
         Key("train.optimizer", "muon (with AdamW on the outer matrices) or adamw", choices=("muon", "adamw")),
         Key("train.learning_rate", "peak learning rate", low=0, high=10),
         Key(
+            "train.schedule",
+            "after the warm-up: cosine, constant, or wsd (stable, then down)",
+            choices=("cosine", "constant", "wsd"),
+        ),
+        Key("train.rates", "learning rates of parts: {stems: 0.1}", dict, optional=True),
+        Key("train.freeze", "parts that are not trained: [language]"),
+        Key("train.freeze_until", "samples after which they are; 0: never", low=0),
+        Key("train.init_from", "a checkpoint's folder to start from", str, optional=True),
+        Key("train.keep_best", "a validation measure: best/ holds the best so far", str, optional=True),
+        Key("train.accumulate", "parts a batch is computed in, one after the other", low=1),
+        Key(
+            "train.precision",
+            "auto (bf16 autocast on a GPU), fp32, or bf16 (bf16 weights)",
+            choices=("auto", "fp32", "bf16"),
+        ),
+        Key(
+            "train.parallel",
+            "none, ddp or fsdp: processes that torchrun starts",
+            choices=("none", "ddp", "fsdp"),
+        ),
+        Key(
             "eval.episodes", "episodes per task; episode i starts from official init state i", low=1, high=50
         ),
         Key("eval.replan", "actions of a chunk that are executed before the next is asked for", low=1),
@@ -188,6 +209,10 @@ HARMLESS = (
     "train.log_every",
     "train.validate_every",
     "train.prefetch",
+    "train.keep_best",
+    "train.accumulate",
+    "train.checkpoint_activations",
+    "train.parallel",
     "eval.videos",
     "eval.workers",
     "eval.slots_per_worker",

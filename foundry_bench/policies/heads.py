@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from foundry_bench.policies import chance
 from foundry_bench.policies.action_expert import ActionExpert
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.language import KeyValue
@@ -56,8 +57,8 @@ class FlowHead:
         """Mean squared error of the predicted velocity."""
         batch, horizon, dim = actions_BKA.shape
         shape = (batch, self.draws, horizon, dim)
-        noise = torch.randn(shape, generator=generator).to(actions_BKA.device)
-        offset_BR = torch.rand((batch, self.draws), generator=generator)
+        noise = chance.randn(shape, generator).to(actions_BKA.device)
+        offset_BR = chance.rand((batch, self.draws), generator)
         time_BR = ((torch.arange(self.draws) + offset_BR) / self.draws).to(actions_BKA.device)
         target = actions_BKA[:, None] - noise
         noisy = torch.addcmul(noise, target, time_BR[:, :, None, None])

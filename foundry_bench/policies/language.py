@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,8 @@ class SwiGLU(nn.Module):
 
 class DecoderBlock(nn.Module):
     """Pre-norm attention and SwiGLU, the attention with an optional prefix of keys and values."""
+
+    other_forwards: ClassVar[tuple[str, ...]] = ("keys_values",)  # methods that compute with the weights
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()

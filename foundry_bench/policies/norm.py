@@ -22,7 +22,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+        fp32 = x.dtype == self.weight.dtype == torch.float32
+        if fp32 and x.device.type == "cpu" and torch.is_grad_enabled():
             return _RMSNormCPU.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 

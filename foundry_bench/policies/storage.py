@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -19,23 +20,45 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
     When writing fails (a full disk, say) the old folder stays as it was and FoundryError names the cause.
     """
+    with folder_replaced(folder) as new:
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+
+
+def _alone() -> None:
+    """There is nobody to wait for."""
+
+
+@contextmanager
+def folder_replaced(folder: Path, writes: bool = True, wait: Callable[[], None] = _alone) -> Iterator[Path]:
+    """A new folder to write files into, which takes the place of ``folder`` once the block has ended.
+
+    Several processes may fill it: one ``writes`` (makes it, puts it in place), ``wait`` lets all catch up.
+
+    Raises:
+        FoundryError: writing failed; the old folder stays as it was.
+    """
     new, old = _beside(folder, "new"), _beside(folder, "old")
     try:
-        settle_folder(folder)
-        new.mkdir(parents=True)
-        for name, content in files.items():
-            with (new / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(new)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        if writes:
+            settle_folder(folder)
+            new.mkdir(parents=True)
+        wait()
+        yield new
+        wait()
+        if writes:
+            for file in sorted(new.iterdir()):
+                _sync(file)
+            _sync(new)
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+            _sync(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        wait()
     except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
+        if writes:
+            shutil.rmtree(new, ignore_errors=True)
         kept = "the one saved before is kept" if folder.exists() or old.exists() else "nothing was saved yet"
         raise FoundryError(
             f"cannot save {folder}: {error.strerror or error}; {kept}; "
@@ -121,8 +144,8 @@ def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(f"{folder.name}.{suffix}")
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -93,6 +93,11 @@ class TrainingBar:
                 f"{rate:.0f} samples/s, {left:.0f} s left"
             )
 
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._live or self._plain:
+            self.console.print(text, markup=False, soft_wrap=True)
+
     def __enter__(self) -> TrainingBar:
         self._progress.start()
         return self

@@ -5,38 +5,39 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from foundry_bench.errors import FoundryError
+from foundry_bench.errors import FoundryError, nearest
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.storage import settle_folder
-from foundry_bench.policies.vla_policy import pick_device
 from foundry_bench.training.config import TrainConfig
+from foundry_bench.training.distributed import World, joined
+from foundry_bench.training.interrupt import StopRequest, TerminatedError
 from foundry_bench.training.logs import TrainingBar, TrainingLog
-from foundry_bench.training.optimizer import MovingAverage, Optimizer, learning_rate
-from foundry_bench.training.order import NOISE, torch_seed
+from foundry_bench.training.meter import Meter
+from foundry_bench.training.precision import matmul_dtype
 from foundry_bench.training.prefetch import Prefetcher
-from foundry_bench.training.stage import Batch, Stage
-from foundry_bench.training.state import (
-    TrainerState,
-    check_identity,
-    check_state_tensors,
-    load_state,
-    save_state,
-)
+from foundry_bench.training.schedule import learning_rate
+from foundry_bench.training.stage import Batch, Stage, batch_rows
+from foundry_bench.training.state import TrainerState, check_identity, load_state
+from foundry_bench.training.throughput import count_flops, matmul_peak
+from foundry_bench.training.trainer import Trainer
+from foundry_bench.training.warm_start import start_from
 
 if TYPE_CHECKING:
     from foundry_bench.data.reader import RobotDataset
 
 __all__ = ["TrainConfig", "Trainer", "run", "train"]
+
+# Measures of which more is better; of all others (errors, losses) less is.
+_MORE_IS_BETTER = ("accuracy", "success")
 
 
 def train(
@@ -50,11 +51,13 @@ def train(
     """Train a VLA on demonstrations, or go on where a killed run in ``out`` stopped.
 
     Writes ``out/checkpoint`` (moving average of the weights; see policies.checkpoint), ``out/state`` (to
-    resume), ``out/train.jsonl`` and ``out/tensorboard``. On one machine with one number of threads the
-    result is the same bit for bit whether or not the run was killed in between.
+    resume), ``out/train.jsonl`` and ``out/tensorboard``, and with ``train.keep_best`` ``out/best``. On one
+    machine with one number of threads the result is the same bit for bit whether or not the run was killed
+    in between.
 
     Args:
-        device: ``auto`` takes a GPU where there is one; bfloat16 is used there and only there.
+        device: ``auto`` takes a GPU where there is one; bfloat16 is used there and only there, unless
+            ``train.precision`` says otherwise.
         progress: show loss, samples/s and time left.
 
     Returns:
@@ -62,14 +65,16 @@ def train(
 
     Raises:
         FoundryError: ``out`` holds a run of another config (the key is named), demonstrations and model do
-            not fit, the loss is no longer finite, or saving failed. The last good checkpoint stays.
+            not fit, the loss is no longer finite, memory ran out, or saving failed. The last good checkpoint
+            stays. TerminatedError, one of them, after SIGTERM.
     """
     from foundry_bench.training.vla_stage import VLAStage
 
     out = Path(out)
-    state = load_state(out / "state")
-    stage = VLAStage(config, model_config, dataset, state.files if state else None)
-    return run(stage, config, out, state, device, progress)
+    with joined(config.parallel, device) as world:
+        state = world.first(lambda: load_state(out / "state", tensors=not world.sharded))
+        stage = VLAStage(config, model_config, dataset, state.files if state else None)
+        return run(stage, config, out, state, device, progress)
 
 
 def run(
@@ -81,172 +86,124 @@ def run(
     progress: bool = True,
 ) -> Path:
     """Train a stage from ``state`` (None: from the start) to the end of its budget."""
+    with joined(config.parallel, device) as world:
+        return _run(stage, config, out, state, world, progress)
+
+
+def _run(
+    stage: Stage, config: TrainConfig, out: Path, state: TrainerState | None, world: World, progress: bool
+) -> Path:
+    _check_share(config, world)
     if state is not None:
         check_identity(state.identity, stage.identity(), out)
     checkpoint = out / "checkpoint"
-    settle_folder(checkpoint)
-    if state is not None and state.step >= config.steps and checkpoint.is_dir():
+    world.first(lambda: settle_folder(checkpoint))
+    if state is not None and state.step >= config.steps and world.share(checkpoint.is_dir()):
         return checkpoint
-    trainer = Trainer(stage, config, out, pick_device(device))
+    started = None
+    if state is None and config.init_from:
+        started = start_from(Path(config.init_from), stage.model, stage.files(), config.init_partial)
+    trainer = Trainer(stage, config, out, world.device, world)
     if state is not None:
         trainer.restore(state)
         if trainer.step >= config.steps:  # only the checkpoint is gone: it is made again
             trainer.save()
     steps, size = config.steps, config.batch_size
-    save_every, log_every, validate_every = map(
-        config.in_steps, (config.save_every, config.log_every, config.validate_every)
-    )
-    with (
-        TrainingLog(out, trainer.step) as log,
-        TrainingBar(steps * size, trainer.step * size, progress) as bar,
-        Prefetcher(stage.batch, trainer.step, steps, config.prefetch) as batches,
-    ):
-        meter = Meter()
-        while trainer.step < steps:
-            started = time.perf_counter()
-            batch = batches.next()
-            waited = time.perf_counter() - started
-            meter.add(*trainer.update(batch), waited)
-            step, last = trainer.step, trainer.step == steps
-            bar.update(step * size, meter.loss)
-            if step % log_every == 0 or last:
-                log.write("train", step, step * size, meter.read(size, learning_rate(step - 1, config)))
-            if step % validate_every == 0 or last:
-                measures = stage.validate(trainer.average.model)
-                if measures:
-                    log.write("validation", step, step * size, dict(measures))
-            if step % save_every == 0 or last:
-                trainer.save()
+    rows = world.rows(size)
+    with ExitStack() as stack:
+        log = stack.enter_context(TrainingLog(out, trainer.step)) if world.writes else None
+        bar = stack.enter_context(TrainingBar(steps * size, trainer.step * size, progress and world.writes))
+        batches = stack.enter_context(
+            Prefetcher(lambda step: batch_rows(stage, step, rows), trainer.step, steps, config.prefetch)
+        )
+        stop = stack.enter_context(StopRequest())
+        if started is not None and log is not None:
+            bar.say(str(started))
+            log.write("init", 0, 0, {"taken": len(started.taken), "new": started.new, "part": started.part})
+        _loop(trainer, batches, log, bar, stop)
     return checkpoint
 
 
-class Trainer:
-    """Model, optimiser and moving average, one update at a time."""
-
-    def __init__(self, stage: Stage, config: TrainConfig, out: Path, device: torch.device) -> None:
-        self.stage, self.config, self.out, self.device = stage, config, out, device
-        self.step = 0  # updates done
-        self.model = stage.model.to(device).train()
-        self.average = MovingAverage(self.model, config.ema_decay)
-        self.optimizer = Optimizer(self.model, config)
-        self._saved: int | None = None
-        self._loss: Callable[[Batch, torch.Generator], Tensor] = stage.loss
-        if config.compile:
-            self._loss = torch.compile(stage.loss, dynamic=False)
-
-    def update(self, batch: Batch) -> tuple[float, float]:
-        """One step on one batch; loss and gradient norm (before clipping).
-
-        Raises:
-            FoundryError: either is not finite; nothing has been changed by this step then.
-        """
-        loss = self.forward(batch)
-        norm = self.backward(loss)
-        value, size = float(loss.detach()), float(norm)
-        if not (math.isfinite(value) and math.isfinite(size)):
-            self._stop(value, size)
-        self.apply()
-        return value, size
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Loss of a batch, its chance drawn from (seed, step)."""
-        generator = torch.Generator().manual_seed(torch_seed(self.config.seed, NOISE, self.step))
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        with self._precision():
-            return self._loss(batch, generator)
-
-    def backward(self, loss: Tensor) -> Tensor:
-        """Gradients, clipped; their norm before."""
-        self.optimizer.zero_grad()
-        loss.backward()
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip, foreach=True)
-
-    def apply(self) -> None:
-        """Update weights and moving average with the gradients at hand."""
-        self.optimizer.step(learning_rate(self.step, self.config))
-        self.average.update(self.step)
-        self.step += 1
-
-    def save(self) -> None:
-        """Checkpoint first, then state: a finished state implies a finished checkpoint."""
-        self.stage.save(self.out / "checkpoint", self.average.model)
-        state = TrainerState(self.step, self.stage.identity(), self._tensors(), self.stage.files())
-        save_state(self.out / "state", state)
-        self._saved = self.step
-
-    def restore(self, state: TrainerState) -> None:
-        """Go on from a saved state."""
-        check_state_tensors(state, self._tensors(), self.out / "state")
-        for prefix, model in (("weights", self.model), ("average", self.average.model)):
-            start = len(prefix) + 1
-            model.load_state_dict(
-                {
-                    name[start:]: value
-                    for name, value in state.tensors.items()
-                    if name.startswith(prefix + ".")
-                }
+def _loop(
+    trainer: Trainer, batches: Prefetcher, log: TrainingLog | None, bar: TrainingBar, stop: StopRequest
+) -> None:
+    stage, config, world = trainer.stage, trainer.config, trainer.world
+    steps, size = config.steps, config.batch_size
+    save_every, log_every, validate_every = map(
+        config.in_steps, (config.save_every, config.log_every, config.validate_every)
+    )
+    source_name: Any = getattr(stage, "source_name", lambda step: None)
+    meter: Meter | None = None
+    while trainer.step < steps:
+        started = time.perf_counter()
+        batch = batches.next()
+        waited = time.perf_counter() - started
+        if meter is None:
+            meter = _meter(trainer, batch)
+        due = (trainer.step + 1) % log_every == 0 or trainer.step + 1 == steps
+        trainer.timed = due or trainer.device.type == "cpu"
+        meter.add(trainer.update(batch), waited, source_name(trainer.step - 1))
+        step, last = trainer.step, trainer.step == steps
+        bar.update(step * size, meter.loss)
+        if due and log is not None:
+            log.write("train", step, step * size, meter.read(learning_rate(step - 1, config)))
+        if step % validate_every == 0 or last:
+            _validate(trainer, log)
+        saved = step % save_every == 0 or last
+        if saved:
+            trainer.save()
+        if not last and world.any(stop.asked):
+            if not saved:
+                trainer.save()
+            raise TerminatedError(
+                f"asked to stop (SIGTERM) at step {step} of {steps}; all is saved in {trainer.out}, "
+                "the same command goes on from there"
             )
-        self.optimizer.restore(state.tensors, state.step)
-        self.step = self._saved = state.step
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {
-            **{f"weights.{name}": value for name, value in self.model.state_dict().items()},
-            **{f"average.{name}": value for name, value in self.average.model.state_dict().items()},
-            **self.optimizer.tensors(),
-        }
 
-    def _precision(self) -> AbstractContextManager[object]:
-        """bfloat16 on a GPU; a CPU is faster without (see benchmarks/training.py)."""
-        if self.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
+def _meter(trainer: Trainer, batch: Batch) -> Meter:
+    """What the log is made with; the operations of a step are counted by computing one for nothing."""
 
-    def _stop(self, loss: float, norm: float) -> None:
-        kept = (
-            f"{self.out / 'checkpoint'} holds step {self._saved}"
-            if self._saved is not None
-            else "no checkpoint had been saved yet"
-        )
+    def step() -> None:
+        trainer.clear()
+        for part in trainer.parts(batch):
+            trainer.backward(trainer.forward(part.batch, part.rows))
+
+    with trainer.memory_explained(), torch.compiler.set_stance("force_eager"):  # a compiled graph hides them
+        flops = count_flops(trainer.stage.model, step)
+    trainer.clear()
+    peak = matmul_peak(trainer.device, matmul_dtype(trainer.device, trainer.config.precision))
+    tokens: float | None = getattr(trainer.stage, "tokens_per_sample", None)
+    return Meter(trainer.config.batch_size, tokens, flops, peak)
+
+
+def _validate(trainer: Trainer, log: TrainingLog | None) -> None:
+    """Log the measures, and keep the averaged weights where they are the best so far (all must call)."""
+    averaged = trainer.averaged()
+    if averaged is None or log is None:
+        return
+    measures = dict(trainer.stage.validate(averaged))
+    if measures:
+        log.write("validation", trainer.step, trainer.step * trainer.config.batch_size, measures)
+    if trainer.config.keep_best:
+        _keep_best(trainer, averaged, measures)
+
+
+def _keep_best(trainer: Trainer, averaged: nn.Module, measures: Mapping[str, float]) -> None:
+    name = trainer.config.keep_best
+    if name not in measures:
+        known = nearest(name, measures) if measures else "nothing is held out; set train.validation_episodes"
+        raise FoundryError(f"train.keep_best={name} is no measure of the validation: {known}")
+    value = measures[name]
+    sign = -1 if any(word in name for word in _MORE_IS_BETTER) else 1
+    if trainer.best is None or sign * value < sign * trainer.best:
+        trainer.stage.save(trainer.out / "best", averaged)
+        trainer.best = value
+
+
+def _check_share(config: TrainConfig, world: World) -> None:
+    if world.size * config.accumulate > config.batch_size:
         raise FoundryError(
-            f"training stopped at step {self.step}: loss {loss:g}, gradient norm {norm:g}; {kept}; "
-            f"lower train.learning_rate (now {self.config.learning_rate:g}) or look for broken demonstrations"
+            f"train.batch_size={config.batch_size} cannot be shared by {world.size} processes with "
+            f"train.accumulate={config.accumulate}; use a batch of at least {world.size * config.accumulate}"
         )
-
-
-class Meter:
-    """Means since the last reading."""
-
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._waited = 0.0
-        self._start = time.perf_counter()
-
-    def add(self, loss: float, norm: float, waited: float) -> None:
-        """Take in one step; ``waited`` is the time it spent waiting for its batch, in seconds."""
-        self._losses.append(loss)
-        self._norms.append(norm)
-        self._waited += waited
-
-    @property
-    def loss(self) -> float:
-        """Mean loss since the last reading (at most 50 steps back)."""
-        recent = self._losses[-50:]
-        return sum(recent) / len(recent) if recent else float("nan")
-
-    def read(self, batch_size: int, rate: float) -> dict[str, float]:
-        """The means, and start anew."""
-        seconds, count = time.perf_counter() - self._start, len(self._losses)
-        values = {
-            "loss": sum(self._losses) / count,
-            "gradient_norm": sum(self._norms) / count,
-            "learning_rate": rate,
-            "samples_per_s": round(count * batch_size / seconds, 1),
-            "data_wait_s": round(self._waited, 3),
-        }
-        self._reset()
-        return values

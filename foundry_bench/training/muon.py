@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foundry_bench.training.shards import empty_as, gather, local, part_of
+
 MOMENTUM = 0.95
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration; takes singular values to about 0.7-1.2
 _ITERATIONS = 5
@@ -22,16 +24,17 @@ _ADAM_SIZE = 0.2  # root mean square of an update of Adam
 class Muon(torch.optim.Optimizer):
     """For weight matrices and kernels between the first layer and the last.
 
-    Non-obvious behaviour: matrices of the same shape are orthogonalised in one batched product, which on a
-    CPU takes half the time of one after the other.
+    Non-obvious behaviours: matrices of the same shape are orthogonalised in one batched product, which on a
+    CPU takes half the time of one after the other. Of sharded parameters the update is gathered, since only
+    a whole matrix can be orthogonalised: every process computes all of it and takes its part.
 
     Args:
-        params: parameters of two or more dimensions.
+        params: parameters of two or more dimensions, or groups of such.
         lr: learning rate, as for AdamW.
         weight_decay: decoupled, as for AdamW.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -42,23 +45,28 @@ class Muon(torch.optim.Optimizer):
             alike: dict[tuple[int, int], list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike.setdefault(tuple(parameter.flatten(1).shape), []).append(parameter)
+                    rows = parameter.shape[0]
+                    alike.setdefault((rows, parameter.numel() // rows), []).append(parameter)
             for shape, parameters in alike.items():
-                looked_ahead = torch.stack([self._momentum(parameter).flatten(1) for parameter in parameters])
+                looked_ahead = torch.stack(
+                    [gather(self._momentum(each), each).flatten(1) for each in parameters]
+                )
                 updates = orthogonalise(looked_ahead)
                 size = _ADAM_SIZE * max(shape) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * size)
+                    update = part_of(update.reshape(parameter.shape), parameter)
+                    local(parameter).mul_(1 - group["lr"] * group["weight_decay"])
+                    local(parameter).add_(update, alpha=-group["lr"] * size)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        """Nesterov's look-ahead of the running mean, which takes in the gradient."""
+        """Nesterov's look-ahead of the running mean, which takes in the gradient; of this process' part."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
-            state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        mean: Tensor = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-        return parameter.grad.lerp(mean, MOMENTUM)
+            state["momentum"] = empty_as(parameter)
+        gradient = local(parameter.grad)
+        mean = local(state["momentum"]).lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(mean, MOMENTUM)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""Parameter groups, learning rate and moving average."""
+"""Parameter groups and moving average."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.muon import Muon
+from foundry_bench.training.parts import check_parts, rate_factor
+from foundry_bench.training.shards import empty_as, is_sharded
 
 # Tables of vectors: pulling them to zero would only cost what each row has learned.
 UNDECAYED = ("embedding", "position", "step")
@@ -24,31 +25,24 @@ class Optimizer:
 
     Args:
         model: whose parameters that require gradients are optimised.
-        config: ``optimizer`` is ``adamw``, or ``muon`` for Muon on the inner matrices and AdamW on the rest.
+        config: ``optimizer`` is ``adamw``, or ``muon`` for Muon on the inner matrices and AdamW on the rest;
+            ``rates`` gives parts of the model another learning rate.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        inner: list[nn.Parameter] = []
-        decayed: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                parts = name.split(".")
-                if parameter.ndim < 2 or any(part in UNDECAYED for part in parts):
-                    others.append(parameter)
-                elif config.optimizer == "muon" and not any(part in OUTERMOST for part in parts):
-                    inner.append(parameter)
-                else:
-                    decayed.append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        check_parts(model, [part for part, _ in config.rates], "train.rates")
+        adam: list[dict[str, Any]] = []
+        muon: list[dict[str, Any]] = []
+        for factor, (decayed, others, inner) in _sorted_by_kind(model, config).items():
+            adam.append({"params": decayed, "weight_decay": config.weight_decay, "factor": factor})
+            adam.append({"params": others, "weight_decay": 0.0, "factor": factor})
+            if inner:
+                muon.append({"params": inner, "factor": factor})
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+            torch.optim.AdamW(adam, lr=config.learning_rate, betas=config.betas, fused=True)
         ]
-        if inner:
-            self.parts.append(Muon(inner, lr=config.learning_rate, weight_decay=config.weight_decay))
+        if muon:
+            self.parts.append(Muon(muon, lr=config.learning_rate, weight_decay=config.weight_decay))
         self._names = {parameter: name for name, parameter in model.named_parameters()}
 
     @property
@@ -62,26 +56,45 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
 
     def step(self, rate: float) -> None:
-        """Update every parameter at a learning rate."""
+        """Update every parameter that has a gradient, at a learning rate (times its group's factor)."""
         for group in self.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         for part in self.parts:
             part.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every moment under the names of moment and parameter; zeros before the first step."""
         return {
-            f"{prefix}.{name}": part.state[parameter].get(key, parameter.detach().new_zeros(parameter.shape))
+            f"{prefix}.{name}": part.state[parameter][key]
+            if key in part.state[parameter]
+            else empty_as(parameter)
             for part, name, parameter in self._walk()
             for key, prefix in _MOMENTS[type(part)].items()
         }
 
-    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Put back what ``tensors`` gave after ``step`` updates."""
+    def counts(self, step: int) -> dict[str, int]:
+        """How many updates Adam has counted, for the parameters where that is not ``step``.
+
+        A parameter is not counted in steps in which it has no gradient: while it is frozen, or where a
+        mixture drew a source that does not use it.
+        """
+        counted: dict[str, int] = {}
+        for part, name, parameter in self._walk():
+            if isinstance(part, torch.optim.AdamW):
+                done = int(part.state[parameter].get("step", 0))
+                if done != step:
+                    counted[name] = done
+        return counted
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], step: int, counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Put back what ``tensors`` and ``counts`` gave after ``step`` updates."""
+        counts = counts or {}
         for part, name, parameter in self._walk():
             state: dict[str, Any] = part.state[parameter]
             if isinstance(part, torch.optim.AdamW):
-                state["step"] = torch.tensor(float(step), device=parameter.device)
+                state["step"] = torch.tensor(float(counts.get(name, step)), device=parameter.device)
             for key, prefix in _MOMENTS[type(part)].items():
                 state[key] = _like(tensors[f"{prefix}.{name}"], parameter)
 
@@ -90,6 +103,26 @@ class Optimizer:
             for group in part.param_groups:
                 for parameter in group["params"]:
                     yield part, self._names[parameter], parameter
+
+
+_Kinds = tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]
+
+
+def _sorted_by_kind(model: nn.Module, config: TrainConfig) -> dict[float, _Kinds]:
+    """For each factor on the learning rate, 1 first: decayed, undecayed and Muon's parameters."""
+    kinds: dict[float, _Kinds] = {1.0: ([], [], [])}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decayed, others, inner = kinds.setdefault(rate_factor(name, config), ([], [], []))
+        parts = name.split(".")
+        if parameter.ndim < 2 or any(part in UNDECAYED for part in parts):
+            others.append(parameter)
+        elif config.optimizer == "muon" and not any(part in OUTERMOST for part in parts):
+            inner.append(parameter)
+        else:
+            decayed.append(parameter)
+    return kinds
 
 
 #: What each of torch's optimisers keeps for a parameter, and what that is called on disk.
@@ -101,21 +134,13 @@ _MOMENTS: dict[type, dict[str, str]] = {
 
 def _like(values: Tensor, parameter: Tensor) -> Tensor:
     """A copy with the parameter's memory layout: fused updates walk both in storage order."""
+    if is_sharded(values):  # loaded in place, each process its part
+        return values
     return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(values)
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Learning rate of a step (counted from 0): linear warm-up, then a cosine."""
-    warmup = config.warmup // config.batch_size
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, config.steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
-
-
 class MovingAverage:
-    """Exponential moving average of a model's parameters, held in a model of its own.
+    """Exponential moving average of a model's parameters, held in a model of its own; buffers are copied.
 
     The decay rises from 0.1 to ``decay``, so that a short run is not an average with its initial weights.
     """
@@ -127,8 +152,19 @@ class MovingAverage:
             list(self.model.parameters()),
             [parameter.detach() for parameter in model.parameters()],
         )
+        self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     def update(self, step: int) -> None:
         """Take in the parameters after the update of ``step`` (counted from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*self._pairs, 1 - decay)
+        torch._foreach_lerp_(*self._pairs, 1 - average_decay(self.decay, step))
+        for mine, theirs in self._buffers:
+            mine.copy_(theirs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averaged weights and the buffers, by name."""
+        return dict(self.model.state_dict())
+
+
+def average_decay(decay: float, step: int) -> float:
+    """How much of the average is kept at a step: rises from 0.1 to ``decay``."""
+    return min(decay, (1 + step) / (10 + step))

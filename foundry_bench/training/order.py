@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 # One stream of random numbers for each use, so that none moves when another is added.
-ORDER, AUGMENT, NOISE, HOLD_OUT = range(4)
+ORDER, AUGMENT, NOISE, HOLD_OUT, SOURCE = range(5)
 
 
 def generator(seed: int, use: int, number: int) -> np.random.Generator:
@@ -41,8 +41,9 @@ class SampleOrder:
         return self.frames[np.array(picked, dtype=np.int64)]
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch in self._epochs:
-            return self._epochs[epoch]
+        known = self._epochs.get(epoch)  # asked once: another thread may forget it in between
+        if known is not None:
+            return known
         return generator(self.seed, ORDER, epoch).permutation(len(self.frames))
 
 

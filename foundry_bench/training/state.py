@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from foundry_bench.policies.storage import (
     tensors_to_bytes,
     write_folder,
 )
-from foundry_bench.training.config import HARMLESS
+from foundry_bench.training.config import HARMLESS, TrainConfig
 
 TENSORS, PROGRESS = "trainer.safetensors", "trainer.json"
 
@@ -34,25 +34,35 @@ class TrainerState:
 
     step: int  # updates done
     identity: Mapping[str, Any]  # train and model config, data: what must be the same to resume
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # empty where they are yet to be read, by each process its part
     files: Mapping[str, str]  # small text files the run depends on (normalization, tokenizer)
+    counts: Mapping[str, int] = field(default_factory=dict)  # see Optimizer.counts
+    best: float | None = None  # of the measure that train.keep_best names
+
+    def described(self) -> dict[str, bytes]:
+        """Everything but the tensors, as small files."""
+        progress: dict[str, Any] = {"step": self.step, "identity": self.identity, "files": sorted(self.files)}
+        if self.counts:
+            progress["counts"] = dict(self.counts)
+        if self.best is not None:
+            progress["best"] = self.best
+        return {
+            PROGRESS: (json.dumps(progress, indent=2) + "\n").encode(),
+            **{name: text.encode() for name, text in self.files.items()},
+        }
 
 
 def save_state(folder: Path, state: TrainerState) -> None:
     """Replace the folder; the old state stays until the new one is complete."""
-    progress = {"step": state.step, "identity": state.identity, "files": sorted(state.files)}
-    write_folder(
-        folder,
-        {
-            TENSORS: tensors_to_bytes(state.tensors),
-            PROGRESS: (json.dumps(progress, indent=2) + "\n").encode(),
-            **{name: text.encode() for name, text in state.files.items()},
-        },
-    )
+    write_folder(folder, {TENSORS: tensors_to_bytes(state.tensors), **state.described()})
 
 
-def load_state(folder: Path) -> TrainerState | None:
-    """The saved state, or None where nothing was saved; FoundryError when it is damaged."""
+def load_state(folder: Path, tensors: bool = True) -> TrainerState | None:
+    """The saved state, or None where nothing was saved; FoundryError when it is damaged.
+
+    Args:
+        tensors: read them too (whichever number of processes wrote them), not only where the run stands.
+    """
     settle_folder(folder)
     if not folder.exists():
         return None
@@ -60,16 +70,30 @@ def load_state(folder: Path) -> TrainerState | None:
     try:
         progress = json.loads(read_text(path))
         step, identity, names = int(progress["step"]), progress["identity"], list(progress["files"])
+        counts, best = dict(progress.get("counts", {})), progress.get("best")
     except (ValueError, KeyError, TypeError) as error:
         raise FoundryError(f"{path} is damaged ({error!r}); delete {folder.parent} to train anew") from error
     files = {name: read_text(folder / name) for name in names}
-    return TrainerState(step, identity, read_tensors(folder / TENSORS), files)
+    return TrainerState(step, identity, _read(folder) if tensors else {}, files, counts, best)
+
+
+def _read(folder: Path) -> Mapping[str, Tensor]:
+    if not (folder / TENSORS).exists() and any(folder.glob("*.safetensors")):
+        from foundry_bench.training.sharded import read_sharded
+
+        return read_sharded(folder)
+    return read_tensors(folder / TENSORS)
 
 
 def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> None:
-    """FoundryError naming the first key in which a run in ``out`` differs from the one asked for."""
+    """FoundryError naming the first key in which a run in ``out`` differs from the one asked for.
+
+    A key of ``train`` that a run did not know yet had what is now its default.
+    """
     for section in sorted({*saved, *wanted}):
         old, new = dict(saved.get(section, {})), dict(wanted.get(section, {}))
+        if section == "train":
+            old = {**TrainConfig().to_dict(), **old}
         for key in sorted({*old, *new}):
             if section == "train" and key in HARMLESS:
                 continue
@@ -80,6 +104,6 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], out: Pat
                 )
 
 
-def check_state_tensors(state: TrainerState, expected: Mapping[str, Tensor], folder: Path) -> None:
+def check_state_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path) -> None:
     """FoundryError naming tensors that the state lacks or has too many."""
-    check_tensors(state.tensors, expected, str(folder / TENSORS))
+    check_tensors(found, expected, str(folder / TENSORS))

@@ -32,7 +32,8 @@ from foundry_bench.policies.vla_policy import VLAPolicy
 from foundry_bench.training.augment import shift_images
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.order import AUGMENT, SampleOrder, generator, hold_out
-from foundry_bench.training.stage import Batch
+from foundry_bench.training.stage import Batch, Rows
+from foundry_bench.training.warm_start import tokenizer_text
 
 if TYPE_CHECKING:
     from foundry_bench.data.reader import RobotDataset
@@ -63,6 +64,8 @@ class VLAStage:
             self.tokenizer = TextTokenizer.train(
                 instructions, model_config.vocab_size, model_config.text_tokens
             )
+            if config.init_from:
+                self.tokenizer = _tokenizer_of(Path(config.init_from), model_config) or self.tokenizer
         else:
             self.normalizer = Normalizer.from_json(files[NORMALIZATION])
             self.tokenizer = TextTokenizer.from_json(files[TOKENIZER], model_config.text_tokens)
@@ -92,15 +95,22 @@ class VLAStage:
 
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
-        raw = self.dataset.batch(self._order.batch(step), self.model_config.horizon)
+        return self.batch_rows(step, Rows(0, self.config.batch_size, self.config.batch_size))
+
+    def batch_rows(self, step: int, rows: Rows) -> Batch:
+        """See Stage: the chance of the whole batch is drawn, the frames of other rows are not read."""
+        raw = self.dataset.batch(self._order.batch(step)[rows.first : rows.stop], self.model_config.horizon)
         chance = generator(self.config.seed, AUGMENT, step)
         images = np.stack([raw["images"][camera] for camera in self.model_config.cameras], axis=1)
         if self.config.shift:
             flat = images.reshape(-1, *images.shape[2:])
-            shifts = chance.integers(-self.config.shift, self.config.shift + 1, (len(flat), 2))
+            cameras = images.shape[1]
+            shifts = chance.integers(-self.config.shift, self.config.shift + 1, (rows.total * cameras, 2))
+            shifts = shifts[rows.first * cameras : rows.stop * cameras]
             images = shift_images(flat, shifts).reshape(images.shape)
         state = self.normalizer.state.apply(raw["state"])
-        state += self.config.state_noise * chance.standard_normal(state.shape, dtype=np.float32)
+        noise = chance.standard_normal((rows.total, state.shape[1]), dtype=np.float32)
+        state += self.config.state_noise * noise[rows.first : rows.stop]
         numbers = [self._number[text] for text in raw["instruction"]]
         distinct, inverse = np.unique(numbers, return_inverse=True)
         if self.config.compile:  # a compiled graph wants the same shapes in every step
@@ -116,6 +126,28 @@ class VLAStage:
             "inverse": inverse.astype(np.int64),
         }
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    def cut(self, batch: Batch, first: int, stop: int) -> Batch:
+        """See Stage: of the distinct instructions, those of the rows."""
+        part = {
+            name: tensor if name in ("tokens", "token_mask") else tensor[first:stop]
+            for name, tensor in batch.items()
+        }
+        if not self.config.compile:
+            distinct, inverse = part["inverse"].unique(return_inverse=True)
+            part.update(
+                tokens=part["tokens"][distinct], token_mask=part["token_mask"][distinct], inverse=inverse
+            )
+        return part
+
+    def weight(self, batch: Batch) -> float:
+        """See Stage: actions that are real."""
+        return float(batch["action_mask"].sum())
+
+    def describe(self, step: int) -> str:
+        """See Stage."""
+        frames = self._order.batch(step).tolist()
+        return f"frames {', '.join(map(str, frames))} of {self.dataset.root}"
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """See Stage.loss."""
@@ -172,6 +204,20 @@ def check_fit(model: VLAConfig, dataset: RobotDataset) -> None:
                 f"model.{key}={wanted}, but the demonstrations in {dataset.root} have {found}; "
                 "make the two agree or collect them anew"
             )
+
+
+def _tokenizer_of(folder: Path, model: VLAConfig) -> TextTokenizer | None:
+    """The tokenizer of a checkpoint; FoundryError when the model has too few embeddings for it."""
+    text = tokenizer_text(folder)
+    if text is None:
+        return None
+    tokenizer = TextTokenizer.from_json(text, model.text_tokens, str(folder / TOKENIZER))
+    if tokenizer.vocab_size > model.vocab_size:
+        raise FoundryError(
+            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, more than model.vocab_size="
+            f"{model.vocab_size}; give the model that checkpoint's vocab_size"
+        )
+    return tokenizer
 
 
 def split_frames(dataset: RobotDataset, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:

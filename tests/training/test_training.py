@@ -21,9 +21,10 @@ from foundry_bench.training.augment import shift_images
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.loop import train
 from foundry_bench.training.muon import Muon, orthogonalise
-from foundry_bench.training.optimizer import MovingAverage, Optimizer, learning_rate
+from foundry_bench.training.optimizer import MovingAverage, Optimizer
 from foundry_bench.training.order import SampleOrder, hold_out
 from foundry_bench.training.prefetch import Prefetcher
+from foundry_bench.training.schedule import learning_rate
 from foundry_bench.training.vla_stage import VLAStage, split_frames
 from tests.training.toy import INSTRUCTIONS, TINY, TINY_TRAIN, ToyDataset
 
