@@ -106,7 +106,7 @@ class VLAConfig:
 
 
 def check_heads(width: int, heads: int, kv_heads: int, head_size: int) -> None:
-    """FoundryError where attention cannot have these heads (``kv_heads`` and ``head_size`` 0: the default)."""
+    """FoundryError where attention cannot have these heads (``kv_heads``, ``head_size`` 0: the default)."""
     for key, value in (("kv_heads", kv_heads), ("head_size", head_size)):
         if value < 0:
             raise FoundryError(f"model.{key}={value} must not be negative (0: the default)")

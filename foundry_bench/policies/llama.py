@@ -1,9 +1,9 @@
 """Weights of the Llama family, as transformers saves them, in our language model.
 
-A folder holds ``config.json`` and either ``model.safetensors`` or shards with ``model.safetensors.index.json``.
-Read are the architectures whose blocks are ours: Llama (also SmolLM2, TinyLlama), Mistral without a sliding
-window, and Qwen3, which normalises queries and keys. What ours does not have (biases, scaled rotary
-frequencies, another activation) is refused by name.
+A folder holds ``config.json`` and either ``model.safetensors`` or shards with their
+``model.safetensors.index.json``. Read are the architectures whose blocks are ours: Llama (also SmolLM2,
+TinyLlama), Mistral without a sliding window, and Qwen3, which normalises queries and keys. What ours does not
+have (biases, scaled rotary frequencies, another activation) is refused by name.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def read_llama_config(folder: Path) -> LMConfig:
         if key == "sliding_window" and values.get("use_sliding_window") is False:
             continue
         if value not in plain:
-            raise FoundryError(f"{path}: {key}={value!r} is not supported (only {plain[0]!r}); use another model")
+            raise FoundryError(
+                f"{path}: {key}={value!r} is not supported (only {plain[0]!r}); use another model"
+            )
     heads = _whole(values, "num_attention_heads", path)
     width = _whole(values, "hidden_size", path)
     return LMConfig(
@@ -134,7 +136,8 @@ def _rope_base(values: Mapping[str, Any], path: Path) -> float:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
         raise FoundryError(
-            f"{path}: rotary frequencies of type '{kind}' are not supported (only 'default'); use another model"
+            f"{path}: rotary frequencies of type '{kind}' are not supported (only 'default'); use another "
+            "model"
         )
     if scaling.get("partial_rotary_factor", 1) != 1:
         raise FoundryError(f"{path}: partial_rotary_factor is not supported; use another model")
@@ -196,7 +199,9 @@ def _check_names(
     missing = sorted(set(targets) - found)
     extra = sorted(name for name in found - set(targets) if not _superfluous(name, tied))
     problems = [
-        f"{what} {few(names)}" for what, names in (("missing", missing), ("not in the model:", extra)) if names
+        f"{what} {few(names)}"
+        for what, names in (("missing", missing), ("not in the model:", extra))
+        if names
     ]
     if problems:
         raise FoundryError(f"{folder} does not fit its {CONFIG}: {'; '.join(problems)}; {_ADVICE}")

@@ -1,4 +1,4 @@
-"""What a language model is: the fields of a ``model`` config of the ``llm`` stage, and sizes by name. Torch-free."""
+"""What a language model is: the ``model`` config of the ``llm`` stage, and sizes by name. Torch-free."""
 
 from __future__ import annotations
 

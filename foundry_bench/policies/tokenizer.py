@@ -1,7 +1,7 @@
 """Text to token ids and back: byte-level BPE trained here, or any tokenizer.json of the tokenizers library.
 
-Policies encode an instruction as a fixed number of ids (`TextTokenizer.encode`); language models encode text of
-any length without padding (`TextTokenizer.encode_text`).
+Policies encode an instruction as a fixed number of ids (`TextTokenizer.encode`); language models encode text
+of any length without padding (`TextTokenizer.encode_text`).
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ def _token_id(
     if otherwise is not None:
         return otherwise
     raise FoundryError(
-        f"tokenizer has no {PAD} or {END} token, nor another usual one for {use}; use the tokenizer.json that "
-        f"training wrote, or name the token (model.{use}_token)"
+        f"tokenizer has no {PAD} or {END} token, nor another usual one for {use}; use the tokenizer.json "
+        f"that training wrote, or name the token (model.{use}_token)"
     )
 
 

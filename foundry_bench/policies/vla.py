@@ -1,7 +1,8 @@
 """The vision-language-action model: instruction, images and state to chunks of normalised actions.
 
 Shapes: B batch, U distinct instructions of the batch, T text tokens, C cameras, S pixels, K horizon,
-A action dimension, R draws, H heads of keys and values, N size of a head, P prefix tokens (T + image tokens + 1).
+A action dimension, R draws, H heads of keys and values, N size of a head, P prefix tokens (T + image tokens
++ 1).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which text a language model is trained on: one corpus by its fields, named corpora, weighted sets of them."""
+"""Which text a language model is trained on: a corpus by its fields, named corpora, weighted sets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from foundry_bench.errors import FoundryError, nearest
@@ -25,8 +25,8 @@ class CorpusSpec:
     Attributes:
         name: what it is called in logs and cards.
         path: files as a glob, a folder (all files of the format below it), or a hub id where the format is
-            `hub`. For `simulator`: a folder that `foundry-bench captions` wrote, or empty for the texts of the
-            tasks alone.
+            `hub`. For `simulator`: a folder that `foundry-bench captions` wrote, or empty for the texts of
+            the tasks alone.
         format: one of `FORMATS`; empty: told from the file's ending.
         column: where a row keeps its text; ``a/b`` is field b of column a. A list of texts is one document, a
             line for each. Ignored for plain text.
@@ -34,8 +34,8 @@ class CorpusSpec:
         subset: of a hub dataset, where it has several.
         document: what is one document of a plain text file: `document` (the file), `paragraph` or `line`.
         weight: share of the training blocks, relative to the other corpora.
-        held_out: share of the documents for validation, chosen by their content, so that equal documents are on
-            the same side. The simulator's corpus has a split of its own.
+        held_out: share of the documents for validation, chosen by their content, so that equal documents are
+            on the same side. The simulator's corpus has a split of its own.
         streaming: read from start to end while training, instead of tokenised as a whole before.
     """
 
@@ -70,8 +70,8 @@ class CorpusSpec:
             )
         if self.format == "hub" and not self.streaming:
             raise FoundryError(
-                f"corpora.{self.name}: a hub dataset is streamed; set streaming: true, or download it and give "
-                "its files"
+                f"corpora.{self.name}: a hub dataset is streamed; set streaming: true, or download it and "
+                "give its files"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,8 +148,3 @@ def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise FoundryError(f"{where}.{key}={value!r} must be of type {kind.__name__}")
         checked[key] = value
     return checked
-
-
-def without_validation(spec: CorpusSpec) -> CorpusSpec:
-    """The same corpus with nothing held out."""
-    return replace(spec, held_out=0.0)
