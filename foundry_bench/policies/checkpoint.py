@@ -5,7 +5,6 @@ Everything is text or safetensors: loading a checkpoint runs no code from it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from foundry_bench.errors import FoundryError, nearest
+from foundry_bench.errors import FoundryError
+from foundry_bench.policies.checkpoint_files import (
+    CARD,
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    card,
+    check_vocabulary,
+    folder_hash,
+    read_sections,
+)
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer
 from foundry_bench.policies.storage import (
@@ -29,10 +38,7 @@ from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 
-CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, CARD = (
-    "config.yaml", "model.safetensors", "normalization.json", "tokenizer.json", "README.md",
-)  # fmt: skip
-SECTIONS = ("model", "train", "data", "versions")
+NORMALIZATION = "normalization.json"
 
 
 @dataclass(frozen=True)
@@ -63,20 +69,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a folder; FoundryError names what is missing, truncated, unknown or of another shape."""
-    path = folder / CONFIG
-    try:
-        sections = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise FoundryError(f"{path} is not YAML; restore the folder or train again") from error
-    if not isinstance(sections, dict) or not isinstance(sections.get("model"), dict):
-        raise FoundryError(f"{path} has no 'model' section; restore the folder or train again")
-    for key in sections:
-        if key not in SECTIONS:
-            raise FoundryError(f"{path}: '{key}' is not a known section: {nearest(str(key), SECTIONS)}")
+    sections = read_sections(folder)
     try:
         config = VLAConfig.from_dict(sections.pop("model"))
     except (FoundryError, TypeError) as error:
-        raise FoundryError(f"{path}: {error}") from error
+        raise FoundryError(f"{folder / CONFIG}: {error}") from error
     weights = read_tensors(folder / WEIGHTS)
     with torch.device("meta"):
         expected = VLA(config).state_dict()
@@ -94,11 +91,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     tokenizer = TextTokenizer.from_json(
         read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)
     )
-    if tokenizer.vocab_size > config.vocab_size:
-        raise FoundryError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, more than model.vocab_size="
-            f"{config.vocab_size} in config.yaml; restore the tokenizer that was saved with these weights"
-        )
+    check_vocabulary(folder, tokenizer.vocab_size, config.vocab_size)
     return Checkpoint(config, weights, normalizer, tokenizer, sections)
 
 
@@ -118,17 +111,7 @@ def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
 
 def checkpoint_hash(folder: Path) -> str:
     """12 hex digits over everything that determines the policy's actions (the model card does not)."""
-    digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER):
-        try:
-            content = (folder / name).read_bytes()
-        except OSError as error:
-            raise FoundryError(
-                f"cannot read {folder / name}: {error.strerror}; restore the folder or train again"
-            ) from error
-        digest.update(f"{name} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()[:12]
+    return folder_hash(folder, (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER))
 
 
 def model_card(checkpoint: Checkpoint) -> str:
@@ -146,25 +129,13 @@ def model_card(checkpoint: Checkpoint) -> str:
                        f"fingerprint {data.get('fingerprint', '?')}"),
         ("training samples", str(train.get("samples", "?"))),
     ]  # fmt: skip
-    lines = [
-        "---",
-        "library_name: foundry-bench",
-        "tags: [robotics, vision-language-action, LIBERO]",
-        "---",
-        f"# {config.name}",
-        "",
+    about_it = (
         "A vision-language-action policy trained from scratch by foundry-bench on demonstrations of scripted",
         "experts in simulation. It has seen nothing else: expect nothing outside of its tasks.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        *(f"| {key} | {value} |" for key, value in rows),
-        "",
-        "```python",
+    )
+    code = (
         "from foundry_bench import load_policy",
         'policy = load_policy("path/to/this/folder")',
         "chunks = policy.predict(observations, noise_seeds)  # (batch, horizon, action_dim) in [-1, 1]",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    )
+    return card(config.name, ("robotics", "vision-language-action", "LIBERO"), about_it, rows, code)

@@ -41,6 +41,11 @@ class VLAConfig:
     heads: int = 4
     layers: int = 3
     hidden: int = 256
+    kv_heads: int = 0  # key and value heads; 0: as many as heads
+    head_size: int = 0  # 0: width / heads
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
     # Vision.
     stem_channels: tuple[int, ...] = (32, 48, 96)
     share_stem: bool = True
@@ -69,11 +74,10 @@ class VLAConfig:
             raise FoundryError(
                 f"model.image_size={self.image_size} is too small for the stem; use at least 16"
             )
-        if self.width % (2 * self.heads):
-            raise FoundryError(
-                f"model.width={self.width} cannot be split into model.heads={self.heads} heads of even size; "
-                "choose a width that is a multiple of twice the heads"
-            )
+        check_heads(self.width, self.heads, self.kv_heads, self.head_size)
+        for key in ("rope_base", "norm_eps"):
+            if not getattr(self, key) > 0:
+                raise FoundryError(f"model.{key}={getattr(self, key)} must be above 0")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise FoundryError(f"model.cameras={list(self.cameras)} must name at least one camera, each once")
         if len(self.stem_channels) != 3 or any(channels % 8 for channels in self.stem_channels):
@@ -98,6 +102,25 @@ class VLAConfig:
             action_dim=self.action_dim,
             state_convention=self.state_convention,
             action_convention=self.action_convention,
+        )
+
+
+def check_heads(width: int, heads: int, kv_heads: int, head_size: int) -> None:
+    """FoundryError where attention cannot have these heads (``kv_heads``, ``head_size`` 0: the default)."""
+    for key, value in (("kv_heads", kv_heads), ("head_size", head_size)):
+        if value < 0:
+            raise FoundryError(f"model.{key}={value} must not be negative (0: the default)")
+    if not head_size and width % (2 * heads):
+        raise FoundryError(
+            f"model.width={width} cannot be split into model.heads={heads} heads of even size; "
+            "choose a width that is a multiple of twice the heads, or set model.head_size"
+        )
+    if head_size % 2:
+        raise FoundryError(f"model.head_size={head_size} must be even: rotary positions turn pairs")
+    if kv_heads and heads % kv_heads:
+        raise FoundryError(
+            f"model.kv_heads={kv_heads} does not divide model.heads={heads}; "
+            "choose one that does: each key head serves the same number of query heads"
         )
 
 

@@ -1,10 +1,12 @@
-"""A decoder-only language model: RMSNorm, SwiGLU, rotary positions, tied embeddings, key/value prefix.
+"""A decoder-only language model: RMSNorm, SwiGLU, rotary positions, grouped queries, key/value prefix.
 
-Shapes: B batch, S new tokens, P tokens in the prefix, D width, H heads, N size of a head, V vocabulary.
+Shapes: B batch, S new tokens, P tokens in the prefix, D width, H query heads, G key and value heads (a
+divisor of H), N size of a head, F outputs of a fused matrix, V vocabulary.
 
 The VLA runs its whole prefix through this one stack: first the instruction (causal, as when the model is
 trained on text alone), then the image and state tokens as a block that reads the instruction's keys and
-values and attends to itself in both directions.
+values and attends to itself in both directions. Text that follows a prefix (an answer about an image, the
+next token while generating) is read causally after it.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foundry_bench.policies.lm_config import LMConfig
 from foundry_bench.policies.norm import RMSNorm
 
-KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer, each (B, H, tokens, N)
+KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer, each (B, G, tokens, N)
 
 
 def rotary_table(positions: Tensor, size: int, base: float = 10_000.0) -> Tensor:
@@ -50,78 +53,196 @@ class SwiGLU(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm attention and SwiGLU, the attention with an optional prefix of keys and values."""
+    """Pre-norm attention and SwiGLU, the attention with an optional prefix of keys and values.
+
+    The rows of the fused matrix ``qkv`` are all queries, then all keys, then all values, head by head.
+    """
 
     other_forwards: ClassVar[tuple[str, ...]] = ("keys_values",)  # methods that compute with the weights
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        kv_heads: int | None = None,
+        head_size: int | None = None,
+        norm_eps: float = 1e-6,
+        qk_norm: bool = False,
+    ) -> None:
         super().__init__()
-        self.heads, self.size = heads, width // heads
-        self.attention_norm = RMSNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.feed_norm = RMSNorm(width)
+        self.heads, self.kv_heads = heads, kv_heads or heads
+        self.size = head_size or width // heads
+        self.attention_norm = RMSNorm(width, norm_eps)
+        self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * self.size, bias=False)
+        if qk_norm:
+            self.q_norm = RMSNorm(self.size, norm_eps)
+            self.k_norm = RMSNorm(self.size, norm_eps)
+        self.qk_norm = qk_norm
+        self.out = nn.Linear(heads * self.size, width, bias=False)
+        self.feed_norm = RMSNorm(width, norm_eps)
         self.feed = SwiGLU(width, hidden)
 
     def keys_values(self, x_BSD: Tensor, prefix: KeyValue) -> KeyValue:
         """Only the keys and values (prefix included) of unrotated tokens: all that an action expert reads."""
-        width = x_BSD.shape[-1]
-        kv = F.linear(self.attention_norm(x_BSD), self.qkv.weight[width:])
-        k_BHSN, v_BHSN = kv.unflatten(-1, (2, self.heads, self.size)).permute(2, 0, 3, 1, 4).unbind(0)
-        return torch.cat([prefix[0], k_BHSN], dim=2), torch.cat([prefix[1], v_BHSN], dim=2)
+        kv = F.linear(self.attention_norm(x_BSD), self.qkv.weight[self.heads * self.size :])
+        k_BGSN, v_BGSN = kv.unflatten(-1, (2, self.kv_heads, self.size)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.qk_norm:
+            k_BGSN = self.k_norm(k_BGSN)
+        return torch.cat([prefix[0], k_BGSN], dim=2), torch.cat([prefix[1], v_BGSN], dim=2)
 
     def forward(
-        self, x_BSD: Tensor, *, table: Tensor | None, prefix: KeyValue | None, causal: bool
+        self,
+        x_BSD: Tensor,
+        *,
+        table: Tensor | None,
+        prefix: KeyValue | None,
+        causal: bool,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """New hidden states (B, S, D), and keys and values of all tokens so far, prefix included."""
-        qkv = self.qkv(self.attention_norm(x_BSD))
-        q, k, v = qkv.unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4).unbind(0)
+        """New hidden states (B, S, D), and keys and values of all tokens so far, prefix included.
+
+        Args:
+            table: of `rotary_table` for the new tokens; None leaves them unrotated.
+            prefix: keys and values of the tokens before.
+            causal: new tokens do not see later ones; only without ``mask``, and without ``prefix``.
+            mask: boolean, broadcast to (B, H, S, P + S): true where a token is seen.
+        """
+        q, k, v = self._split(self.qkv(self.attention_norm(x_BSD)))
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
         if prefix is not None:
             k, v = torch.cat([prefix[0], k], dim=2), torch.cat([prefix[1], v], dim=2)
-        y_BHSN = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        y_BHSN = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.kv_heads != self.heads
+        )
         x_BSD = x_BSD + self.out(y_BHSN.transpose(1, 2).flatten(2))
         return x_BSD + self.feed(self.feed_norm(x_BSD)), (k, v)
 
+    def _split(self, qkv_BSF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, S, N), keys and values (B, G, S, N)."""
+        if self.kv_heads == self.heads:  # one view for all three: nothing is copied
+            q, k, v = qkv_BSF.unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4).unbind(0)
+            return q, k, v
+        counts = (self.heads, self.kv_heads, self.kv_heads)
+        parts = qkv_BSF.unflatten(-1, (-1, self.size)).split(counts, dim=2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        return q, k, v
+
 
 class LanguageModel(nn.Module):
-    """Token embedding, decoder blocks, final norm; logits come from the tied embedding."""
+    """Token embedding, decoder blocks, final norm; logits come from the embedding or a matrix of their own.
 
-    def __init__(self, vocab_size: int, width: int, heads: int, layers: int, hidden: int) -> None:
+    Args:
+        vocab_size, width, heads, layers, hidden: see `LMConfig`.
+        kv_heads, head_size: None: as many as ``heads``, width / heads.
+        rope_base, norm_eps, qk_norm, tied: see `LMConfig`.
+        embedding_std: standard deviation of the initial embedding.
+
+    Attributes:
+        kv_heads, head_size: of the keys and values that ``read_text`` and ``read_block`` return.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        heads: int,
+        layers: int,
+        hidden: int,
+        *,
+        kv_heads: int | None = None,
+        head_size: int | None = None,
+        rope_base: float = 10_000.0,
+        norm_eps: float = 1e-6,
+        qk_norm: bool = False,
+        tied: bool = True,
+        embedding_std: float = 0.5,
+    ) -> None:
         super().__init__()
+        self.vocab_size, self.width, self.heads = vocab_size, width, heads
+        self.kv_heads, self.head_size = kv_heads or heads, head_size or width // heads
+        self.rope_base, self.tied = rope_base, tied
         self.embedding = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(DecoderBlock(width, heads, hidden) for _ in range(layers))
-        self.norm = RMSNorm(width)
-        self.head_size = width // heads
+        self.blocks = nn.ModuleList(
+            DecoderBlock(
+                width,
+                heads,
+                hidden,
+                kv_heads=self.kv_heads,
+                head_size=self.head_size,
+                norm_eps=norm_eps,
+                qk_norm=qk_norm,
+            )
+            for _ in range(layers)
+        )
+        self.norm = RMSNorm(width, norm_eps)
+        if not tied:
+            self.output = nn.Linear(width, vocab_size, bias=False)
         self.apply(init_linear)
-        nn.init.normal_(self.embedding.weight, std=0.5)
+        nn.init.normal_(self.embedding.weight, std=embedding_std)
         for block in self.stack:  # residual branches start small, whatever the depth
             for matrix in (block.out, block.feed.down):
                 nn.init.normal_(matrix.weight, std=0.45 / math.sqrt(width * 2 * layers))
+
+    @classmethod
+    def from_config(cls, config: LMConfig) -> LanguageModel:
+        """The model that a config describes, with fresh weights."""
+        return cls(
+            config.vocab_size,
+            config.width,
+            config.heads,
+            config.layers,
+            config.hidden,
+            kv_heads=config.key_heads,
+            head_size=config.size_of_head,
+            rope_base=config.rope_base,
+            norm_eps=config.norm_eps,
+            qk_norm=config.qk_norm,
+            tied=config.tied,
+            embedding_std=config.initial_embedding_std,
+        )
 
     @property
     def stack(self) -> list[DecoderBlock]:
         """The blocks, first to last."""
         return cast("list[DecoderBlock]", list(self.blocks))
 
-    def read_text(self, tokens_BS: Tensor, first_position: int = 0) -> tuple[Tensor, list[KeyValue]]:
-        """Causal pass over text.
+    def read_text(
+        self,
+        tokens_BS: Tensor,
+        first_position: int = 0,
+        prefix: Sequence[KeyValue] | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Causal pass over text, after a prefix where one is given.
 
         Args:
             tokens_BS: token ids (B, S).
             first_position: rotary position of the first token; negative where other tokens at position 0
                 are going to follow.
+            prefix: every layer's keys and values (B, G, P, N) of the tokens before; every new token sees all
+                of them. Positions are the caller's: what ``read_text`` cached for P tokens goes on at
+                ``first_position + P``, what ``read_block`` cached goes on at 1.
+            mask: boolean (B, P + S), false for padding that no token may see. A token always sees itself.
 
         Returns:
-            the normalised hidden states (B, S, D), and every layer's rotated keys and values.
+            the normalised hidden states (B, S, D), and every layer's rotated keys and values, those of the
+            prefix included.
         """
         x_BSD = self.embedding(tokens_BS)
-        positions = torch.arange(first_position, first_position + tokens_BS.shape[1], device=tokens_BS.device)
-        table = rotary_table(positions, self.head_size)
+        new = tokens_BS.shape[1]
+        positions = torch.arange(first_position, first_position + new, device=tokens_BS.device)
+        table = rotary_table(positions, self.head_size, self.rope_base)
+        before: Sequence[KeyValue | None] = [None] * len(self.blocks) if prefix is None else prefix
+        length = 0 if prefix is None else prefix[0][0].shape[2]
+        seen, causal = _visible(new, length, mask, tokens_BS.device)
         cache: list[KeyValue] = []
-        for block in self.stack:
-            x_BSD, kv = block(x_BSD, table=table, prefix=None, causal=True)
+        for block, kv in zip(self.stack, before, strict=True):
+            x_BSD, kv = block(x_BSD, table=table, prefix=kv, causal=causal, mask=seen)
             cache.append(kv)
         return self.norm(x_BSD), cache
 
@@ -142,7 +263,18 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         """Next-token logits (B, S, V) from normalised hidden states."""
-        return F.linear(hidden_BSD, self.embedding.weight)
+        return F.linear(hidden_BSD, self.embedding.weight if self.tied else self.output.weight)
+
+
+def _visible(new: int, before: int, mask: Tensor | None, device: torch.device) -> tuple[Tensor | None, bool]:
+    """Attention mask, broadcast to (B, 1, S, P + S), and whether plain causal attention does without one."""
+    if mask is None and (before == 0 or new == 1):
+        return None, before == 0
+    seen = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+    if mask is None:
+        return seen, False
+    itself = torch.ones_like(seen).triu(before) & seen
+    return ((seen & mask[:, None, :]) | itself)[:, None], False
 
 
 def init_linear(module: nn.Module) -> None:

@@ -41,7 +41,7 @@ class _RMSNormCPU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
         width = normed.shape[-1]
-        product = (gradient * normed).view(-1, width)
+        product = (gradient * normed).reshape(-1, width)
         weight_gradient = product.sum(0)
         # d/dx: the part of the gradient along the normalised vector is taken out, then scaled back.
         along = torch.mv(product, weight).mul_(-1 / width).view_as(scale)

@@ -117,9 +117,9 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
     if missing:
-        problems.append("missing " + _few(missing))
+        problems.append("missing " + few(missing))
     if extra:
-        problems.append("not in the model: " + _few(extra))
+        problems.append("not in the model: " + few(extra))
     for name in sorted(set(found) & set(expected)):
         have, want = found[name], expected[name]
         if have.shape != want.shape or have.dtype != want.dtype:
@@ -135,8 +135,9 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
         )
 
 
-def _few(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
+def few(names: list[str], between: str = ", ") -> str:
+    """The first three of some names, and how many more there are."""
+    shown = between.join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 

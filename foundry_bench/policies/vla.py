@@ -1,7 +1,8 @@
 """The vision-language-action model: instruction, images and state to chunks of normalised actions.
 
 Shapes: B batch, U distinct instructions of the batch, T text tokens, C cameras, S pixels, K horizon,
-A action dimension, R draws, H heads, N size of a head, P prefix tokens (T + image tokens + 1).
+A action dimension, R draws, H heads of keys and values, N size of a head, P prefix tokens (T + image tokens
++ 1).
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ class VLA(nn.Module):
         super().__init__()
         self.config = config
         self.language = LanguageModel(
-            config.vocab_size, config.width, config.heads, config.layers, config.hidden
-        )
+            config.vocab_size, config.width, config.heads, config.layers, config.hidden,
+            kv_heads=config.kv_heads or None, head_size=config.head_size or None, rope_base=config.rope_base,
+            norm_eps=config.norm_eps, qk_norm=config.qk_norm,
+        )  # fmt: skip
         cameras = len(config.cameras)
         stems, each = (1, cameras) if config.share_stem else (cameras, 1)
         self.stems = nn.ModuleList(
@@ -60,8 +63,8 @@ class VLA(nn.Module):
             horizon=config.horizon,
             width=config.expert_width,
             hidden=config.expert_hidden,
-            heads=config.heads,
-            head_size=config.width // config.heads,
+            heads=self.language.kv_heads,
+            head_size=self.language.head_size,
             layers=config.layers,
             timed=config.head == "flow",
         )

@@ -30,7 +30,13 @@ from foundry_bench.policies.checkpoint_files import (
     read_sections,
 )
 from foundry_bench.policies.config import VLAConfig
-from foundry_bench.policies.storage import check_tensors, read_tensors, read_text, tensors_to_bytes, write_folder
+from foundry_bench.policies.storage import (
+    check_tensors,
+    read_tensors,
+    read_text,
+    tensors_to_bytes,
+    write_folder,
+)
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vlm import VLM
 
