@@ -1,5 +1,7 @@
 """Checkpoint folders: config.yaml, model.safetensors, normalization.json, tokenizer.json, README.md.
 
+A model that speaks in action tokens has action_tokenizer.json too.
+
 Everything is text or safetensors: loading a checkpoint runs no code from it.
 """
 
@@ -9,13 +11,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from torch import Tensor
 
 from foundry_bench.errors import FoundryError, nearest
+from foundry_bench.policies.action_tokens import ActionTokenizer, read_action_tokenizer
+from foundry_bench.policies.architectures import ModelConfig, read_config
+from foundry_bench.policies.build import make_model, needs_action_tokenizer
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer
 from foundry_bench.policies.storage import (
@@ -26,12 +31,12 @@ from foundry_bench.policies.storage import (
     write_folder,
 )
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 
 CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, CARD = (
     "config.yaml", "model.safetensors", "normalization.json", "tokenizer.json", "README.md",
 )  # fmt: skip
+ACTION_TOKENIZER = "action_tokenizer.json"  # only of models that speak in action tokens
 SECTIONS = ("model", "train", "data", "versions")
 
 
@@ -39,26 +44,27 @@ SECTIONS = ("model", "train", "data", "versions")
 class Checkpoint:
     """Everything a folder holds, in memory."""
 
-    config: VLAConfig
+    config: ModelConfig
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
     tokenizer: TextTokenizer
     about: Mapping[str, Any]  # plain sections beside "model": train, data, versions
+    action_tokenizer: ActionTokenizer | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the folder, replacing an older one only when this one is complete."""
     sections = {"model": checkpoint.config.to_dict(), **checkpoint.about}
-    write_folder(
-        folder,
-        {
-            CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
-            WEIGHTS: tensors_to_bytes(checkpoint.weights),
-            NORMALIZATION: checkpoint.normalizer.to_json().encode(),
-            TOKENIZER: checkpoint.tokenizer.to_json().encode(),
-            CARD: model_card(checkpoint).encode(),
-        },
-    )
+    files = {
+        CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
+        WEIGHTS: tensors_to_bytes(checkpoint.weights),
+        NORMALIZATION: checkpoint.normalizer.to_json().encode(),
+        TOKENIZER: checkpoint.tokenizer.to_json().encode(),
+        CARD: model_card(checkpoint).encode(),
+    }
+    if checkpoint.action_tokenizer is not None:
+        files[ACTION_TOKENIZER] = checkpoint.action_tokenizer.to_json().encode()
+    write_folder(folder, files)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -74,12 +80,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if key not in SECTIONS:
             raise FoundryError(f"{path}: '{key}' is not a known section: {nearest(str(key), SECTIONS)}")
     try:
-        config = VLAConfig.from_dict(sections.pop("model"))
+        config = read_config(sections.pop("model"))
     except (FoundryError, TypeError) as error:
         raise FoundryError(f"{path}: {error}") from error
     weights = read_tensors(folder / WEIGHTS)
     with torch.device("meta"):
-        expected = VLA(config).state_dict()
+        expected = make_model(config).state_dict()
     check_tensors(weights, expected, str(folder / WEIGHTS))
     normalizer = Normalizer.from_json(read_text(folder / NORMALIZATION), str(folder / NORMALIZATION))
     for name, scaling, size in (
@@ -99,13 +105,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, more than model.vocab_size="
             f"{config.vocab_size} in config.yaml; restore the tokenizer that was saved with these weights"
         )
-    return Checkpoint(config, weights, normalizer, tokenizer, sections)
+    return Checkpoint(config, weights, normalizer, tokenizer, sections, _action_tokenizer(folder, config))
+
+
+def _action_tokenizer(folder: Path, config: ModelConfig) -> ActionTokenizer | None:
+    if not needs_action_tokenizer(config):
+        return None
+    path = folder / ACTION_TOKENIZER
+    return read_action_tokenizer(read_text(path), cast("VLAConfig", config), str(path))
 
 
 def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
     """The policy of a checkpoint folder, ready to predict on ``device`` (auto: a GPU where there is one)."""
     checkpoint = load_checkpoint(folder)
-    model = VLA(checkpoint.config)
+    model = make_model(checkpoint.config, checkpoint.action_tokenizer)
     model.load_state_dict(dict(checkpoint.weights))
     return VLAPolicy(
         model,
@@ -119,7 +132,10 @@ def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
 def checkpoint_hash(folder: Path) -> str:
     """12 hex digits over everything that determines the policy's actions (the model card does not)."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER):
+    names = [CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER]
+    if (folder / ACTION_TOKENIZER).exists():
+        names.append(ACTION_TOKENIZER)
+    for name in names:
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
@@ -138,6 +154,7 @@ def model_card(checkpoint: Checkpoint) -> str:
     data, train = about.get("data", {}), about.get("train", {})
     rows = [
         ("parameters", f"{count / 1e6:.2f} M"),
+        ("architecture", config.architecture),
         ("action head", config.head),
         ("cameras", f"{', '.join(config.cameras)} at {config.image_size} x {config.image_size} pixels"),
         ("chunk", f"{config.horizon} actions of {config.action_dim} ({config.action_convention})"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.architectures import ModelConfig
 from foundry_bench.policies.storage import settle_folder
 from foundry_bench.policies.vla_policy import pick_device
 from foundry_bench.training.config import TrainConfig
@@ -41,13 +41,13 @@ __all__ = ["TrainConfig", "Trainer", "run", "train"]
 
 def train(
     config: TrainConfig,
-    model_config: VLAConfig,
+    model_config: ModelConfig,
     dataset: RobotDataset,
     out: Path,
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Train a VLA on demonstrations, or go on where a killed run in ``out`` stopped.
+    """Train a VLA or a baseline on demonstrations, or go on where a killed run in ``out`` stopped.
 
     Writes ``out/checkpoint`` (moving average of the weights; see policies.checkpoint), ``out/state`` (to
     resume), ``out/train.jsonl`` and ``out/tensorboard``. On one machine with one number of threads the
