@@ -69,14 +69,19 @@ class RandomFrames:
 
     def batch(self, frames: np.ndarray, horizon: int) -> dict[str, Any]:
         """As RobotDataset.batch."""
-        wanted = frames[:, None] + np.arange(horizon)
+        actions, mask = self.chunks(frames, horizon)
         return {
             "images": {camera: images[frames] for camera, images in self.images.items()},
             "state": self.state[frames],
-            "actions": self.label[wanted],
-            "action_mask": np.ones(wanted.shape, dtype=bool),
+            "actions": actions,
+            "action_mask": mask,
             "instruction": [self.texts[task] for task in self.tasks[frames]],
         }
+
+    def chunks(self, frames: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """As RobotDataset.chunks."""
+        wanted = frames[:, None] + np.arange(horizon)
+        return self.label[wanted], np.ones(wanted.shape, dtype=bool)
 
     def statistics(self) -> dict[str, Any]:
         """As RobotDataset.statistics."""

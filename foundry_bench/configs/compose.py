@@ -22,7 +22,6 @@ from foundry_bench.configs.keys import ALIASES, GROUPS, harmless
 from foundry_bench.configs.overrides import Override, parse
 from foundry_bench.errors import FoundryError, nearest
 
-
 #: Mappings whose keys are the user's.
 LEAVES = ("tasks", "suites", "llm.corpora", "train.rates")
 

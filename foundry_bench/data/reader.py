@@ -117,17 +117,30 @@ class RobotDataset:
             IndexError: a frame is outside of the dataset.
         """
         start = np.asarray(frames, np.int64)
+        actions, action_mask = self.chunks(start, horizon)
+        return {
+            "images": {camera: cache.get(start) for camera, cache in self._caches.items()},
+            "state": self._state[start],
+            "actions": actions,
+            "action_mask": action_mask,
+            "instruction": [self._tasks[task] for task in self._task[start]],
+        }
+
+    def chunks(
+        self, frames: npt.NDArray[np.integer], horizon: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """``actions`` and ``action_mask`` of ``batch`` alone, without decoding an image.
+
+        Raises:
+            IndexError: a frame is outside of the dataset.
+        """
+        start = np.asarray(frames, np.int64)
         if start.size and (start.min() < 0 or start.max() >= self.num_frames):
             raise IndexError(f"frames must be in 0..{self.num_frames - 1}")
         wanted = start[:, None] + np.arange(horizon)
         stop = self._stop[start][:, None]
-        return {
-            "images": {camera: cache.get(start) for camera, cache in self._caches.items()},
-            "state": self._state[start],
-            "actions": self._label[np.minimum(wanted, stop - 1)],
-            "action_mask": (wanted < stop) & (wanted <= self._mistake[start][:, None]),
-            "instruction": [self._tasks[task] for task in self._task[start]],
-        }
+        mask = (wanted < stop) & (wanted <= self._mistake[start][:, None])
+        return self._label[np.minimum(wanted, stop - 1)], mask
 
     def images(self, camera: str, frames: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Frames of one camera, (B, S, S, 3) uint8; ``camera`` is one of ``spec.cameras``.

@@ -49,7 +49,10 @@ def look(model: Seer, images: Tensor, camera_B: Tensor, text: TextFeatures) -> l
         tokens_BGD = stems[0].one_camera(images, text.film[rows, camera_B], camera_B)
     else:
         parts = torch.stack(
-            [stem.one_camera(images, text.film[:, i], torch.zeros_like(camera_B)) for i, stem in enumerate(stems)]
+            [
+                stem.one_camera(images, text.film[:, i], torch.zeros_like(camera_B))
+                for i, stem in enumerate(stems)
+            ]
         )
         tokens_BGD = parts[camera_B, rows]
     return model.language.read_block(tokens_BGD, text.cache)
@@ -70,7 +73,9 @@ def answer_loss(model: Seer, batch: dict[str, Tensor], z_loss: float = 0.0) -> T
     hidden_BAD, _ = model.language.read_text(batch["answer_in"], FIRST, prefix)
     logits_BAV = model.language.logits(hidden_BAD).float()
     target_BA = batch["answer_out"]
-    loss_BA = F.cross_entropy(logits_BAV.flatten(0, 1), target_BA.flatten(), reduction="none", ignore_index=IGNORED)
+    loss_BA = F.cross_entropy(
+        logits_BAV.flatten(0, 1), target_BA.flatten(), reduction="none", ignore_index=IGNORED
+    )
     loss_BA = loss_BA.view_as(target_BA)
     real_BA = (target_BA != IGNORED).to(loss_BA.dtype)
     if z_loss:

@@ -1,5 +1,7 @@
 """Checkpoint folders: config.yaml, model.safetensors, normalization.json, tokenizer.json, README.md.
 
+A model that speaks in action tokens has action_tokenizer.json too.
+
 Everything is text or safetensors: loading a checkpoint runs no code from it.
 """
 
@@ -8,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
 from torch import Tensor
 
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.action_tokens import ActionTokenizer, read_action_tokenizer
+from foundry_bench.policies.architectures import ModelConfig, read_config
+from foundry_bench.policies.build import make_model, needs_action_tokenizer
 from foundry_bench.policies.checkpoint_files import (
     CARD,
     CONFIG,
@@ -35,48 +40,49 @@ from foundry_bench.policies.storage import (
     write_folder,
 )
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 
 NORMALIZATION = "normalization.json"
+ACTION_TOKENIZER = "action_tokenizer.json"  # only of models that speak in action tokens
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything a folder holds, in memory."""
 
-    config: VLAConfig
+    config: ModelConfig
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
     tokenizer: TextTokenizer
     about: Mapping[str, Any]  # plain sections beside "model": train, data, versions
+    action_tokenizer: ActionTokenizer | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the folder, replacing an older one only when this one is complete."""
     sections = {"model": checkpoint.config.to_dict(), **checkpoint.about}
-    write_folder(
-        folder,
-        {
-            CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
-            WEIGHTS: tensors_to_bytes(checkpoint.weights),
-            NORMALIZATION: checkpoint.normalizer.to_json().encode(),
-            TOKENIZER: checkpoint.tokenizer.to_json().encode(),
-            CARD: model_card(checkpoint).encode(),
-        },
-    )
+    files = {
+        CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
+        WEIGHTS: tensors_to_bytes(checkpoint.weights),
+        NORMALIZATION: checkpoint.normalizer.to_json().encode(),
+        TOKENIZER: checkpoint.tokenizer.to_json().encode(),
+        CARD: model_card(checkpoint).encode(),
+    }
+    if checkpoint.action_tokenizer is not None:
+        files[ACTION_TOKENIZER] = checkpoint.action_tokenizer.to_json().encode()
+    write_folder(folder, files)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a folder; FoundryError names what is missing, truncated, unknown or of another shape."""
     sections = read_sections(folder)
     try:
-        config = VLAConfig.from_dict(sections.pop("model"))
+        config = read_config(sections.pop("model"))
     except (FoundryError, TypeError) as error:
         raise FoundryError(f"{folder / CONFIG}: {error}") from error
     weights = read_tensors(folder / WEIGHTS)
     with torch.device("meta"):
-        expected = VLA(config).state_dict()
+        expected = make_model(config).state_dict()
     check_tensors(weights, expected, str(folder / WEIGHTS))
     normalizer = Normalizer.from_json(read_text(folder / NORMALIZATION), str(folder / NORMALIZATION))
     for name, scaling, size in (
@@ -92,13 +98,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)
     )
     check_vocabulary(folder, tokenizer.vocab_size, config.vocab_size)
-    return Checkpoint(config, weights, normalizer, tokenizer, sections)
+    return Checkpoint(config, weights, normalizer, tokenizer, sections, _action_tokenizer(folder, config))
+
+
+def _action_tokenizer(folder: Path, config: ModelConfig) -> ActionTokenizer | None:
+    if not needs_action_tokenizer(config):
+        return None
+    path = folder / ACTION_TOKENIZER
+    return read_action_tokenizer(read_text(path), cast("VLAConfig", config), str(path))
 
 
 def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
     """The policy of a checkpoint folder, ready to predict on ``device`` (auto: a GPU where there is one)."""
     checkpoint = load_checkpoint(folder)
-    model = VLA(checkpoint.config)
+    model = make_model(checkpoint.config, checkpoint.action_tokenizer)
     model.load_state_dict(dict(checkpoint.weights))
     return VLAPolicy(
         model,
@@ -111,7 +124,10 @@ def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
 
 def checkpoint_hash(folder: Path) -> str:
     """12 hex digits over everything that determines the policy's actions (the model card does not)."""
-    return folder_hash(folder, (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER))
+    names = [CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER]
+    if (folder / ACTION_TOKENIZER).exists():
+        names.append(ACTION_TOKENIZER)
+    return folder_hash(folder, names)
 
 
 def model_card(checkpoint: Checkpoint) -> str:
@@ -121,6 +137,7 @@ def model_card(checkpoint: Checkpoint) -> str:
     data, train = about.get("data", {}), about.get("train", {})
     rows = [
         ("parameters", f"{count / 1e6:.2f} M"),
+        ("architecture", config.architecture),
         ("action head", config.head),
         ("cameras", f"{', '.join(config.cameras)} at {config.image_size} x {config.image_size} pixels"),
         ("chunk", f"{config.horizon} actions of {config.action_dim} ({config.action_convention})"),

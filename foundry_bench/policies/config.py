@@ -9,10 +9,14 @@ from typing import Any
 from foundry_bench.errors import FoundryError, nearest
 from foundry_bench.policies.base import PolicySpec
 
-HEADS = ("flow", "regression")
+HEADS = ("flow", "diffusion", "regression", "tokens")
+CONDITIONINGS = ("layers", "pooled")
+PREDICTIONS = ("v", "epsilon")
+ACTION_TOKENIZERS = ("bins", "dct")
 _POSITIVE = (
     "image_size", "state_dim", "action_dim", "horizon", "vocab_size", "text_tokens", "width", "heads",
     "layers", "hidden", "expert_width", "expert_hidden", "euler_steps", "flow_draws",
+    "denoising_steps", "diffusion_steps",
 )  # fmt: skip
 NORMALIZATIONS = ("quantile", "minmax", "meanstd")
 
@@ -25,6 +29,7 @@ class VLAConfig:
     """
 
     name: str = "vla-flow"
+    architecture: str = "vla"  # which class reads these fields: see architectures.py
     head: str = "flow"
     # What the policy sees and does.
     cameras: tuple[str, ...] = ("agentview", "wrist")
@@ -54,13 +59,25 @@ class VLAConfig:
     expert_hidden: int = 192
     euler_steps: int = 5
     flow_draws: int = 4
+    # What it is conditioned on, and the settings of the other heads.
+    conditioning: str = "layers"
+    diffusion_steps: int = 100
+    denoising_steps: int = 10
+    prediction: str = "v"
+    action_tokenizer: str = "bins"
+    action_vocab: int = 256
+    dct_scale: float = 10.0
     # Scaling of state and actions.
     state_normalization: str = "quantile"
     action_normalization: str = "quantile"
 
     def __post_init__(self) -> None:
         for key, known in (
+            ("architecture", ("vla",)),
             ("head", HEADS),
+            ("conditioning", CONDITIONINGS),
+            ("prediction", PREDICTIONS),
+            ("action_tokenizer", ACTION_TOKENIZERS),
             ("state_normalization", NORMALIZATIONS),
             ("action_normalization", NORMALIZATIONS),
         ):
@@ -70,6 +87,7 @@ class VLAConfig:
         for key in _POSITIVE:
             if getattr(self, key) < 1:
                 raise FoundryError(f"model.{key}={getattr(self, key)} must be at least 1")
+        _check_head(self)
         if self.image_size < 16:
             raise FoundryError(
                 f"model.image_size={self.image_size} is too small for the stem; use at least 16"
@@ -122,6 +140,24 @@ def check_heads(width: int, heads: int, kv_heads: int, head_size: int) -> None:
             f"model.kv_heads={kv_heads} does not divide model.heads={heads}; "
             "choose one that does: each key head serves the same number of query heads"
         )
+
+
+def check_diffusion(diffusion_steps: int, denoising_steps: int) -> None:
+    """FoundryError unless the steps of a prediction divide those of the noise schedule."""
+    if diffusion_steps % denoising_steps:
+        raise FoundryError(
+            f"model.denoising_steps={denoising_steps} does not divide model.diffusion_steps={diffusion_steps}"
+            ", the steps of the noise schedule; choose one that does"
+        )
+
+
+def _check_head(config: VLAConfig) -> None:
+    """FoundryError when the numbers of a head do not go together."""
+    check_diffusion(config.diffusion_steps, config.denoising_steps)
+    if not 4 <= config.action_vocab <= 65_536:
+        raise FoundryError(f"model.action_vocab={config.action_vocab} must be from 4 to 65536")
+    if not 0 < config.dct_scale <= 1_000:
+        raise FoundryError(f"model.dct_scale={config.dct_scale} must be above 0 and at most 1000")
 
 
 def checked_fields(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -261,6 +261,12 @@ class LanguageModel(nn.Module):
         cache.append(last.keys_values(x_BSD, prefix[-1]))
         return cache
 
+    def read_block_to_the_end(self, x_BSD: Tensor, prefix: Sequence[KeyValue]) -> Tensor:
+        """As ``read_block``, but the normalised hidden states (B, S, D) of the last layer."""
+        for block, before in zip(self.stack, prefix, strict=True):
+            x_BSD, _ = block(x_BSD, table=None, prefix=before, causal=False)
+        return self.norm(x_BSD)
+
     def logits(self, hidden_BSD: Tensor) -> Tensor:
         """Next-token logits (B, S, V) from normalised hidden states."""
         return F.linear(hidden_BSD, self.embedding.weight if self.tied else self.output.weight)

@@ -39,16 +39,16 @@ def token_grid(image_size: int, channels: tuple[int, ...]) -> int:
 
 
 class FiLMBlock(nn.Module):
-    """Residual block of stride 2: convolution, norm, FiLM, SiLU, convolution, norm; then SiLU of the sum."""
+    """Residual block: strided convolution, norm, FiLM, SiLU, convolution, norm; then SiLU of the sum."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int = 8) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int = 8, stride: int = 2) -> None:
         super().__init__()
         self.outputs = outputs
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(groups, outputs, affine=False)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(groups, outputs)
-        self.skip = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x_BCYX: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
         h = self.norm1(self.conv1(x_BCYX))

@@ -7,14 +7,15 @@ A action dimension, R draws, H heads of keys and values, N size of a head, P pre
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from foundry_bench.policies.action_expert import ActionExpert
+from foundry_bench.policies.action_expert import token_keys_values
 from foundry_bench.policies.config import VLAConfig
-from foundry_bench.policies.heads import make_head
+from foundry_bench.policies.heads import make_expert, make_head
 from foundry_bench.policies.language import KeyValue, LanguageModel, init_linear
 from foundry_bench.policies.vision import Stem
 
@@ -32,6 +33,13 @@ class TextFeatures(NamedTuple):
         cache = [(k.index_select(0, inverse_B), v.index_select(0, inverse_B)) for k, v in self.cache]
         return TextFeatures(self.film.index_select(0, inverse_B), cache)
 
+    @staticmethod
+    def cat(parts: Sequence[TextFeatures]) -> TextFeatures:
+        """The features of several, one after the other."""
+        layers = zip(*(part.cache for part in parts), strict=True)
+        cache = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
+        return TextFeatures(torch.cat([part.film for part in parts]), cache)
+
 
 class VLA(nn.Module):
     """Stems, language model, state token and action expert; the loss and the sampler come from the head.
@@ -39,7 +47,9 @@ class VLA(nn.Module):
     Non-obvious behaviours: text is always padded to ``config.text_tokens`` and the padding is attended to
     (the model learns it as part of the instruction), so no shape and no mask depends on the data. Text
     comes first and is causal, so its keys and values depend on nothing else and are computed once per
-    distinct instruction.
+    distinct instruction. With ``config.conditioning == "pooled"`` the expert reads one token instead, the
+    mean of the last layer's image and state tokens (which have read the text), projected to the expert's
+    width; the expert itself is of the same size.
     """
 
     def __init__(self, config: VLAConfig) -> None:
@@ -58,16 +68,16 @@ class VLA(nn.Module):
         )
         self.state = nn.Linear(config.state_dim, config.width)
         init_linear(self.state)
-        self.expert = ActionExpert(
-            action_dim=config.action_dim,
-            horizon=config.horizon,
-            width=config.expert_width,
-            hidden=config.expert_hidden,
-            heads=self.language.kv_heads,
+        self.expert = make_expert(
+            config,
+            heads=config.heads,
             head_size=self.language.head_size,
             layers=config.layers,
-            timed=config.head == "flow",
+            kv_heads=self.language.kv_heads,
         )
+        if config.conditioning == "pooled":
+            self.pooled = nn.Linear(config.width, config.expert_width)
+            init_linear(self.pooled)
         self.head = make_head(config)
 
     def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> TextFeatures:
@@ -80,7 +90,7 @@ class VLA(nn.Module):
         return TextFeatures(film, cache)
 
     def encode(self, images: Tensor, state: Tensor, text: TextFeatures) -> list[KeyValue]:
-        """The prefix that the action expert reads: per layer keys and values (B, H, P, N).
+        """The prefix that the action expert reads: per layer keys and values (B, H, P, N); pooled, P is 1.
 
         Args:
             images: uint8 (B, C, S, S, 3), cameras in the order of ``config.cameras``.
@@ -94,6 +104,9 @@ class VLA(nn.Module):
                 stem(images[:, i : i + 1], text.film[:, i : i + 1]) for i, stem in enumerate(self.stems)
             ]
         x_BSD = torch.cat([*tokens, self.state(state)[:, None]], dim=1)
+        if self.config.conditioning == "pooled":
+            mean_BD = self.language.read_block_to_the_end(x_BSD, text.cache).mean(dim=1)
+            return token_keys_values(self.expert.blocks, self.pooled(mean_BD)[:, None])
         return self.language.read_block(x_BSD, text.cache)
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""The VLA as a policy: observations in, action chunks in the environment's units out."""
+"""A trained model as a policy: observations in, action chunks in the environment's units out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.action_model import ActionModel, InstructionFeatures
 from foundry_bench.policies.base import rows
 from foundry_bench.policies.normalization import Normalizer, clip_state
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vla import VLA, TextFeatures
 
 ROWS = 4  # every pass has this many rows, so that no result depends on how many were asked for
 CACHED_INSTRUCTIONS = 256
@@ -35,16 +35,17 @@ def pick_device(device: str) -> torch.device:
 
 
 class VLAPolicy:
-    """Predicts chunks with a trained VLA (see base.Policy).
+    """Predicts chunks with a trained model, a VLA or a baseline (see base.Policy and action_model).
 
     Non-obvious behaviours: observations are evaluated ``ROWS`` at a time, short batches filled up, and
-    instructions one at a time, so a row's chunk has the same bits whatever its neighbours; the prefix is
-    encoded once per chunk and only the expert runs in the denoising steps; no global random state is used.
+    instructions one at a time, so a row's chunk has the same bits whatever its neighbours; observations
+    are encoded once per chunk and only what reads them runs in the denoising steps; no global random state is
+    used.
     """
 
     def __init__(
         self,
-        model: VLA,
+        model: ActionModel,
         normalizer: Normalizer,
         tokenizer: TextTokenizer,
         *,
@@ -57,7 +58,7 @@ class VLAPolicy:
         self.name = model.config.name
         self.spec = model.config.spec()
         self.checkpoint_hash = checkpoint_hash
-        self._texts: OrderedDict[str, TextFeatures] = OrderedDict()
+        self._texts: OrderedDict[str, InstructionFeatures] = OrderedDict()
 
     @torch.inference_mode()
     def predict(self, observations: dict[str, Any], noise_seeds: Sequence[int]) -> np.ndarray:
@@ -89,23 +90,17 @@ class VLAPolicy:
     ) -> np.ndarray:
         """Normalised chunks (ROWS, horizon, action_dim)."""
         features = [self._text(instruction) for instruction in instructions]
-        text = TextFeatures(
-            torch.cat([each.film for each in features]),
-            [
-                (torch.cat([kv[0] for kv in layer]), torch.cat([kv[1] for kv in layer]))
-                for layer in zip(*(each.cache for each in features), strict=True)
-            ],
-        )
-        prefix = self.model.encode(
+        text = features[0].cat(features)
+        encoded = self.model.encode(
             torch.from_numpy(images).to(self.device), torch.from_numpy(state).to(self.device), text
         )
         shape = (self.spec.horizon, self.spec.action_dim)
         noise = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(_seed(seed))) for seed in seeds]
         )
-        return self.model.sample(prefix, noise.to(self.device)).float().cpu().numpy()
+        return self.model.sample(encoded, noise.to(self.device)).float().cpu().numpy()
 
-    def _text(self, instruction: str) -> TextFeatures:
+    def _text(self, instruction: str) -> InstructionFeatures:
         """Features of one instruction, from the cache of the last few hundred."""
         if instruction not in self._texts:
             tokens, mask = self.tokenizer.encode([instruction])

@@ -57,7 +57,9 @@ class VLMCheckpoint:
     tokenizer: TextTokenizer
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def answer(self, images: np.ndarray, camera: str, questions: Sequence[str], longest: int = 48) -> list[str]:
+    def answer(
+        self, images: np.ndarray, camera: str, questions: Sequence[str], longest: int = 48
+    ) -> list[str]:
         """An answer to a question about each picture.
 
         Args:
@@ -73,7 +75,9 @@ class VLMCheckpoint:
             raise FoundryError(f"camera '{camera}': the model knows {list(config.cameras)}")
         shape = (len(questions), config.image_size, config.image_size, 3)
         if images.shape != shape or images.dtype != np.uint8:
-            raise FoundryError(f"images are {images.dtype} {list(images.shape)}, the model wants uint8 {list(shape)}")
+            raise FoundryError(
+                f"images are {images.dtype} {list(images.shape)}, the model wants uint8 {list(shape)}"
+            )
         tokens, mask = self.tokenizer.encode(questions)
         with torch.no_grad():
             text = self.model.read_instructions(torch.from_numpy(tokens), torch.from_numpy(mask))

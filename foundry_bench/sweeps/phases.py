@@ -45,7 +45,9 @@ def train(run: Experiment, demos: Demonstrations, start: Path | None = None) -> 
 
     with run.state.running("train", inputs) as output:
         runtime.use_torch_threads(runtime.cores())
-        checkpoint = train_policy(settings, model, dataset, run.folder / "train", device=run.config.device, beside=beside)
+        checkpoint = train_policy(
+            settings, model, dataset, run.folder / "train", device=run.config.device, beside=beside
+        )
         output.update(checkpoint=str(checkpoint), samples=settings.samples, frames=len(dataset))
     return checkpoint
 

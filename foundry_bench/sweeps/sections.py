@@ -15,7 +15,7 @@ from foundry_bench.errors import FoundryError, nearest
 if TYPE_CHECKING:
     from foundry_bench.data.demos import DemosConfig
     from foundry_bench.evaluation.protocol import Protocol
-    from foundry_bench.policies.config import VLAConfig
+    from foundry_bench.policies.architectures import ModelConfig
     from foundry_bench.training.config import TrainConfig
 
 #: Keys of a section that are for the pipeline, not for the section's owner.
@@ -73,11 +73,11 @@ def demos_config(config: DictConfig) -> DemosConfig:
     return build(DemosConfig, "demos", values(config, "demos"))
 
 
-def model_config(config: DictConfig) -> VLAConfig:
-    """The shape of the model."""
-    from foundry_bench.policies.config import VLAConfig
+def model_config(config: DictConfig) -> ModelConfig:
+    """The shape of the model, of whichever architecture."""
+    from foundry_bench.policies.architectures import read_config
 
-    return VLAConfig.from_dict(values(config, "model"))
+    return read_config(values(config, "model"))
 
 
 def train_config(config: DictConfig, tasks: int) -> TrainConfig:

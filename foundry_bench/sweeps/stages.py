@@ -138,7 +138,15 @@ def _vlm(run: Experiment, root: Path | None, before: Planned | None) -> Planned:
     planned = _planned(
         config,
         "vlm",
-        [seeing, learned, root.name, int(config.vlm.answer_tokens), share, text and _plain(text), before and before.inputs],
+        [
+            seeing,
+            learned,
+            root.name,
+            int(config.vlm.answer_tokens),
+            share,
+            text and _plain(text),
+            before and before.inputs,
+        ],
     )
     return _train(
         run,
@@ -188,7 +196,9 @@ def last_measures(folder: Path) -> dict[str, float]:
 
 def _planned(config: DictConfig, name: str, inputs: list[Any]) -> Planned:
     mark = fingerprint(inputs)
-    return Planned(name, Path(config.paths.stages).expanduser() / f"{name}-{config.model.name}-{mark[:6]}", mark)
+    return Planned(
+        name, Path(config.paths.stages).expanduser() / f"{name}-{config.model.name}-{mark[:6]}", mark
+    )
 
 
 def language_config(config: DictConfig) -> LMConfig:
@@ -222,7 +232,11 @@ def text_config(config: DictConfig, root: Path | None) -> TextConfig:
     if root is not None and "embedded" in corpora:
         share = corpora.pop("embedded")
         weight = share["weight"] if isinstance(share, dict) else share
-        corpora = {"simulator": {"path": str(root.absolute()), "weight": weight / 2}, "shakespeare": weight / 2, **corpora}
+        corpora = {
+            "simulator": {"path": str(root.absolute()), "weight": weight / 2},
+            "shakespeare": weight / 2,
+            **corpora,
+        }
     return TextConfig.from_dict({"corpora": corpora, "lowercase": True, "z_loss": float(config.llm.z_loss)})
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from foundry_bench.errors import FoundryError, nearest
-from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.architectures import ModelConfig
 from foundry_bench.policies.storage import settle_folder
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.distributed import World, joined
@@ -42,13 +42,13 @@ _MORE_IS_BETTER = ("accuracy", "success")
 
 def train(
     config: TrainConfig,
-    model_config: VLAConfig,
+    model_config: ModelConfig,
     dataset: RobotDataset,
     out: Path,
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Train a VLA on demonstrations, or go on where a killed run in ``out`` stopped.
+    """Train a VLA or a baseline on demonstrations, or go on where a killed run in ``out`` stopped.
 
     Writes ``out/checkpoint`` (moving average of the weights; see policies.checkpoint), ``out/state`` (to
     resume), ``out/train.jsonl`` and ``out/tensorboard``, and with ``train.keep_best`` ``out/best``. On one

@@ -55,10 +55,14 @@ class Quiz:
         if not self.samples:
             return {}
         told = self._answers(model, tokenizer, longest, self._pictures())
-        right = [right_answer(sample, text, self.image_size) for sample, text in zip(self.samples, told, strict=True)]
+        right = [
+            right_answer(sample, text, self.image_size)
+            for sample, text in zip(self.samples, told, strict=True)
+        ]
         elsewhere = self._answers(model, tokenizer, longest, self._pictures(other=True))
         fooled = [
-            right_answer(sample, text, self.image_size) for sample, text in zip(self.samples, elsewhere, strict=True)
+            right_answer(sample, text, self.image_size)
+            for sample, text in zip(self.samples, elsewhere, strict=True)
         ]
         by_kind: dict[str, list[bool]] = defaultdict(list)
         for sample, good in zip(self.samples, right, strict=True):
@@ -77,7 +81,9 @@ class Quiz:
             return [sample.image for sample in self.samples]
         swapped: list[np.ndarray] = []
         for place, sample in enumerate(self.samples):
-            others = (self.samples[(place + step) % len(self.samples)] for step in range(1, len(self.samples) + 1))
+            others = (
+                self.samples[(place + step) % len(self.samples)] for step in range(1, len(self.samples) + 1)
+            )
             scene = sample.key.rsplit("-", 1)[0]
             fits = (o.image for o in others if o.camera == sample.camera and o.key.rsplit("-", 1)[0] != scene)
             swapped.append(next(fits, sample.image))
@@ -91,7 +97,9 @@ class Quiz:
         texts: list[str] = []
         for start in range(0, len(self.samples), _ROWS):
             samples = self.samples[start : start + _ROWS]
-            tokens, mask = (torch.from_numpy(each).to(device) for each in tokenizer.encode([s.question for s in samples]))
+            tokens, mask = (
+                torch.from_numpy(each).to(device) for each in tokenizer.encode([s.question for s in samples])
+            )
             images = torch.from_numpy(np.stack(pictures[start : start + _ROWS])).to(device)
             cameras = torch.tensor([self._camera[s.camera] for s in samples], device=device)
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The ``vla`` stage: robot demonstrations to batches, and the VLA's loss on them.
+"""The ``vla`` stage: robot demonstrations to batches, and the loss on them of a VLA or a baseline.
 
 A batch: images uint8 (B, C, S, S, 3), state (B, state_dim) and actions (B, horizon, action_dim) normalised,
 action_mask (B, horizon) false after the episode's end, tokens and token_mask (U, text_tokens) of the U
@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,23 @@ from torch import Tensor, nn
 
 import foundry_bench
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.checkpoint import NORMALIZATION, Checkpoint, save_checkpoint
+from foundry_bench.policies.action_tokens import (
+    FIT_CHUNKS,
+    ActionTokenizer,
+    fit_action_tokenizer,
+    read_action_tokenizer,
+)
+from foundry_bench.policies.architectures import ModelConfig
+from foundry_bench.policies.build import make_model, needs_action_tokenizer
+from foundry_bench.policies.checkpoint import (
+    ACTION_TOKENIZER,
+    NORMALIZATION,
+    Checkpoint,
+    save_checkpoint,
+)
 from foundry_bench.policies.checkpoint_files import TOKENIZER
-from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer, clip_state
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 from foundry_bench.training.augment import shift_images
 from foundry_bench.training.config import TrainConfig
@@ -33,6 +44,8 @@ from foundry_bench.training.warm_start import tokenizer_text
 
 if TYPE_CHECKING:
     from foundry_bench.data.reader import RobotDataset
+    from foundry_bench.policies.action_model import ActionModel
+    from foundry_bench.policies.config import VLAConfig
 
 VALIDATION_FRAMES = 256
 
@@ -40,12 +53,12 @@ VALIDATION_FRAMES = 256
 class VLAStage:
     """See stage.Stage."""
 
-    model: VLA
+    model: nn.Module
 
     def __init__(
         self,
         config: TrainConfig,
-        model_config: VLAConfig,
+        model_config: ModelConfig,
         dataset: RobotDataset,
         files: Mapping[str, str] | None = None,
     ) -> None:
@@ -69,9 +82,25 @@ class VLAStage:
         self._tokens, self._token_mask = self.tokenizer.encode(instructions)
         train, self._held_out = split_frames(dataset, config)
         self._order = SampleOrder(train, config.batch_size, config.seed)
+        self.action_tokenizer = self._fit_action_tokenizer(train, files)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = VLA(model_config)
+            self._policy_model = make_model(model_config, self.action_tokenizer)
+        assert isinstance(self._policy_model, nn.Module)
+        self.model = self._policy_model
+
+    def _fit_action_tokenizer(
+        self, frames: np.ndarray, files: Mapping[str, str] | None
+    ) -> ActionTokenizer | None:
+        """The tokenizer of the run that is resumed, or one fitted on chunks evenly spread over the frames."""
+        if not needs_action_tokenizer(self.model_config):
+            return None
+        config = cast("VLAConfig", self.model_config)
+        if files is not None:
+            return read_action_tokenizer(files[ACTION_TOKENIZER], config)
+        spread = np.linspace(0, len(frames) - 1, min(FIT_CHUNKS, len(frames))).astype(np.int64)
+        actions, mask = self.dataset.chunks(frames[spread], config.horizon)
+        return fit_action_tokenizer(config, self.normalizer.action.apply(actions), mask)
 
     def identity(self) -> Mapping[str, Mapping[str, Any]]:
         """See Stage.identity."""
@@ -87,7 +116,10 @@ class VLAStage:
 
     def files(self) -> Mapping[str, str]:
         """See Stage.files."""
-        return {NORMALIZATION: self.normalizer.to_json(), TOKENIZER: self.tokenizer.to_json()}
+        files = {NORMALIZATION: self.normalizer.to_json(), TOKENIZER: self.tokenizer.to_json()}
+        if self.action_tokenizer is not None:
+            files[ACTION_TOKENIZER] = self.action_tokenizer.to_json()
+        return files
 
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
@@ -147,15 +179,17 @@ class VLAStage:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """See Stage.loss."""
-        return self.model.loss(batch, generator)
+        return self._policy_model.loss(batch, generator)
 
     def validate(self, averaged: nn.Module) -> Mapping[str, float]:
         """Mean absolute error of sampled actions on held-out episodes, and how often the gripper is right."""
         if not len(self._held_out):
             return {}
-        assert isinstance(averaged, VLA)
         policy = VLAPolicy(
-            averaged, self.normalizer, self.tokenizer, device=str(next(averaged.parameters()).device)
+            cast("ActionModel", averaged),
+            self.normalizer,
+            self.tokenizer,
+            device=str(next(averaged.parameters()).device),
         )
         spread = np.linspace(0, len(self._held_out) - 1, min(VALIDATION_FRAMES, len(self._held_out)))
         raw = self.dataset.batch(self._held_out[spread.astype(np.int64)], self.model_config.horizon)
@@ -177,11 +211,18 @@ class VLAStage:
         about = {"train": identity["train"], "data": identity["data"], "versions": versions}
         save_checkpoint(
             folder,
-            Checkpoint(self.model_config, averaged.state_dict(), self.normalizer, self.tokenizer, about),
+            Checkpoint(
+                self.model_config,
+                averaged.state_dict(),
+                self.normalizer,
+                self.tokenizer,
+                about,
+                self.action_tokenizer,
+            ),
         )
 
 
-def check_fit(model: VLAConfig, dataset: RobotDataset) -> None:
+def check_fit(model: ModelConfig, dataset: RobotDataset) -> None:
     """FoundryError when the model wants cameras, pixels or sizes that the demonstrations do not have."""
     spec = dataset.spec
     missing = [camera for camera in model.cameras if camera not in spec.cameras]
@@ -202,7 +243,7 @@ def check_fit(model: VLAConfig, dataset: RobotDataset) -> None:
             )
 
 
-def _tokenizer_of(folder: Path, model: VLAConfig) -> TextTokenizer | None:
+def _tokenizer_of(folder: Path, model: ModelConfig) -> TextTokenizer | None:
     """The tokenizer of a checkpoint; FoundryError when the model has too few embeddings for it."""
     text = tokenizer_text(folder)
     if text is None:

@@ -120,7 +120,9 @@ def beside_stage(
         weights["text"] = beside.text
         text = beside.text_config or TextConfig()
         sources.append(
-            open_text_source(text, tokenizer, beside.block, config.batch_size, config.seed, config.z_loss, files)
+            open_text_source(
+                text, tokenizer, beside.block, config.batch_size, config.seed, config.z_loss, files
+            )
         )
     return MixedStage(stage, sources, weights, config.seed) if len(sources) > 1 else stage
 

@@ -8,7 +8,15 @@ from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vlm import VLM
 
-_SMALL = {"image_size": 32, "vocab_size": 40, "text_tokens": 6, "width": 32, "heads": 2, "hidden": 48, "layers": 2}
+_SMALL = {
+    "image_size": 32,
+    "vocab_size": 40,
+    "text_tokens": 6,
+    "width": 32,
+    "heads": 2,
+    "hidden": 48,
+    "layers": 2,
+}
 
 
 @pytest.fixture(params=[True, False], ids=["one stem", "a stem each"])
@@ -77,7 +85,9 @@ def test_what_follows_an_answer_does_not_count(model: VLM) -> None:
     changed["answer_in"] = torch.where(batch["answer_out"] == IGNORED, 30, batch["answer_in"])
     torch.testing.assert_close(answer_loss(model, changed), loss)
     # Each answer counts once, however long it is.
-    alone = [answer_loss(model, {name: value[row : row + 1] for name, value in batch.items()}) for row in range(3)]
+    alone = [
+        answer_loss(model, {name: value[row : row + 1] for name, value in batch.items()}) for row in range(3)
+    ]
     torch.testing.assert_close(loss, torch.stack(alone).mean())
     assert answer_loss(model, batch, z_loss=0.1) > loss
 

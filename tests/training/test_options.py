@@ -183,7 +183,10 @@ def test_a_checkpoint_is_fp32_whatever_it_was_trained_in(tmp_path: Path, precisi
         ({"precision": "fp16"}, "train.precision=fp16 is unknown"),
         ({"parallel": "dp"}, "train.parallel=dp is unknown: did you mean 'ddp'"),
         ({"accumulate": 64}, "train.accumulate=64 parts of train.batch_size=32 samples"),
-        ({"rates": {"stems": 0}}, r"train.rates=\{stems: 0\} must be a number above 0; train.freeze=\[stems\]"),
+        (
+            {"rates": {"stems": 0}},
+            r"train.rates=\{stems: 0\} must be a number above 0; train.freeze=\[stems\]",
+        ),
         ({"rates": [0.1]}, "must be a mapping, as in {vision: 0.1}"),
         ({"freeze_until": 100}, "train.freeze_until=100 without train.freeze"),
         ({"decay_fraction": 0.0}, "train.decay_fraction=0.0 must be above 0"),

@@ -8,7 +8,9 @@ from foundry_bench.training.quiz import right_answer
 
 
 def _sample(kind: str, answer: str, point: tuple[int, int] | None = None) -> CaptionSample:
-    return CaptionSample(np.zeros((4, 4, 3), np.uint8), "?", answer, kind, "a-1-agentview", "agentview", point)
+    return CaptionSample(
+        np.zeros((4, 4, 3), np.uint8), "?", answer, kind, "a-1-agentview", "agentview", point
+    )
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,19 @@ class ToyDataset:
 
     def batch(self, frames: np.ndarray, horizon: int) -> dict[str, Any]:
         """As RobotDataset.batch; the label of a frame is the same for the whole chunk."""
-        wanted = (frames % LENGTH)[:, None] + np.arange(horizon)
+        actions, mask = self.chunks(frames, horizon)
         return {
             "images": {"agentview": self.images[frames]},
             "state": self.state[frames],
-            "actions": np.repeat(self.label[frames][:, None], horizon, axis=1),
-            "action_mask": wanted < LENGTH,
+            "actions": actions,
+            "action_mask": mask,
             "instruction": [INSTRUCTIONS[number] for number in self.named[frames]],
         }
+
+    def chunks(self, frames: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """As RobotDataset.chunks."""
+        wanted = (frames % LENGTH)[:, None] + np.arange(horizon)
+        return np.repeat(self.label[frames][:, None], horizon, axis=1), wanted < LENGTH
 
     def statistics(self) -> dict[str, Any]:
         """As RobotDataset.statistics."""
