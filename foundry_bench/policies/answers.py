@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundry_bench.policies.language import KeyValue, LanguageModel
+from foundry_bench.policies.losses import token_losses
 from foundry_bench.policies.vision import Stem
 from foundry_bench.policies.vla import TextFeatures
 
@@ -61,8 +61,7 @@ def look(model: Seer, images: Tensor, camera_B: Tensor, text: TextFeatures) -> l
 def answer_loss(model: Seer, batch: dict[str, Tensor], z_loss: float = 0.0) -> Tensor:
     """Mean cross-entropy of the answers' tokens: the mean over each answer's tokens, then over the answers.
 
-    So a "yes" weighs as much as a caption of forty words. ``z_loss`` weighs the squared log of the softmax's
-    normaliser, which keeps logits from drifting (PaLM, Chowdhery et al., 2022).
+    So a "yes" weighs as much as a caption of forty words. ``z_loss``: see losses.token_losses.
 
     Args:
         batch: images (B, S, S, 3), camera (B,), tokens and token_mask (B, T), answer_in (B, A),
@@ -73,13 +72,8 @@ def answer_loss(model: Seer, batch: dict[str, Tensor], z_loss: float = 0.0) -> T
     hidden_BAD, _ = model.language.read_text(batch["answer_in"], FIRST, prefix)
     logits_BAV = model.language.logits(hidden_BAD).float()
     target_BA = batch["answer_out"]
-    loss_BA = F.cross_entropy(
-        logits_BAV.flatten(0, 1), target_BA.flatten(), reduction="none", ignore_index=IGNORED
-    )
-    loss_BA = loss_BA.view_as(target_BA)
-    real_BA = (target_BA != IGNORED).to(loss_BA.dtype)
-    if z_loss:
-        loss_BA = loss_BA + z_loss * logits_BAV.logsumexp(-1).square() * real_BA
+    real_BA = (target_BA != IGNORED).to(logits_BAV.dtype)
+    loss_BA = token_losses(logits_BAV, target_BA, z_loss) * real_BA
     return (loss_BA.sum(1) / real_BA.sum(1).clamp(min=1)).mean()
 
 

@@ -1,7 +1,7 @@
-"""The stages before the policy: a language model, then a vision-language model, each kept for other experiments.
+"""The stages before the policy: a language model, then a vision-language model, kept for other experiments.
 
-A stage's folder is named by everything that decides its weights: its shape, its data, its budget and the stage
-before it. An experiment that needs the same stage finds it there.
+A stage's folder is named by everything that decides its weights: its shape, its data, its budget and the
+stage before it. An experiment that needs the same stage finds it there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from foundry_bench.sweeps.state import fingerprint, only_one
 if TYPE_CHECKING:
     from foundry_bench.policies.config import VLAConfig
     from foundry_bench.policies.lm_config import LMConfig
+    from foundry_bench.training.beside import Beside
     from foundry_bench.training.config import TrainConfig
     from foundry_bench.training.text_config import TextConfig
-    from foundry_bench.training.vlm_stage import Beside
 
 STAGES = ("llm", "vlm")
 #: Fields of the model that do not reach a vision-language model: what acts and how it is called.
@@ -95,7 +95,7 @@ def pretrained(run: Experiment) -> Path | None:
 
 def beside_policy(run: Experiment) -> Beside:
     """What the policy's stage learns from beside demonstrations (``cotrain``)."""
-    from foundry_bench.training.vlm_stage import Beside
+    from foundry_bench.training.beside import Beside
 
     config = run.config
     root = captions_folder(config, run.tasks) if needs_captions(config) else None
@@ -123,11 +123,12 @@ def _llm(run: Experiment, root: Path | None) -> Planned:
 
 
 def _vlm(run: Experiment, root: Path | None, before: Planned | None) -> Planned:
-    from foundry_bench.training.vlm_stage import Beside, train_vlm
+    from foundry_bench.training.beside import Beside
+    from foundry_bench.training.vlm_stage import train_vlm
 
     assert root is not None
     config = run.config
-    model = sections.model_config(config)
+    model = vla_config(config)
     start = {"init_from": str(before.checkpoint)} if before is not None else {}
     settings = train_config(config, "vlm", start)
     share = float(config.vlm.text) if before is not None else 0.0
@@ -135,19 +136,8 @@ def _vlm(run: Experiment, root: Path | None, before: Planned | None) -> Planned:
     beside = Beside(text=share, text_config=text, block=int(config.llm.block))
     seeing = {key: value for key, value in model.to_dict().items() if key not in _ACTING}
     learned = {key: value for key, value in settings.to_dict().items() if key != "init_from"}
-    planned = _planned(
-        config,
-        "vlm",
-        [
-            seeing,
-            learned,
-            root.name,
-            int(config.vlm.answer_tokens),
-            share,
-            text and _plain(text),
-            before and before.inputs,
-        ],
-    )
+    data = [root.name, int(config.vlm.answer_tokens), share, text and _plain(text)]
+    planned = _planned(config, "vlm", [seeing, learned, data, before and before.inputs])
     return _train(
         run,
         planned,
@@ -201,13 +191,27 @@ def _planned(config: DictConfig, name: str, inputs: list[Any]) -> Planned:
     )
 
 
+def vla_config(config: DictConfig) -> VLAConfig:
+    """The configured VLA; FoundryError where the model is a baseline, which has no stages."""
+    from foundry_bench.policies.config import VLAConfig
+
+    model = sections.model_config(config)
+    if not isinstance(model, VLAConfig):
+        raise FoundryError(
+            f"model={model.name}: only a VLA has stages before the policy; choose model=foundry_nano, say"
+        )
+    return model
+
+
 def language_config(config: DictConfig) -> LMConfig:
     """The language model inside the configured VLA."""
     from foundry_bench.policies.lm_config import LMConfig
 
-    model: VLAConfig = sections.model_config(config)
-    shared = ("vocab_size", "width", "heads", "kv_heads", "head_size", "layers", "hidden", "rope_base", "norm_eps",
-              "qk_norm")  # fmt: skip
+    model = vla_config(config)
+    shared = (
+        "vocab_size", "width", "heads", "kv_heads", "head_size", "layers", "hidden", "rope_base", "norm_eps",
+        "qk_norm",
+    )  # fmt: skip
     return LMConfig(
         name=f"{model.name}-llm",
         context=int(config.llm.block),
@@ -237,7 +241,7 @@ def text_config(config: DictConfig, root: Path | None) -> TextConfig:
             "shakespeare": weight / 2,
             **corpora,
         }
-    return TextConfig.from_dict({"corpora": corpora, "lowercase": True, "z_loss": float(config.llm.z_loss)})
+    return TextConfig.from_dict({"corpora": corpora, "lowercase": True})
 
 
 def _plain(text: TextConfig) -> list[Any]:

@@ -1,8 +1,8 @@
 """Image-text pairs as a source of batches: questions, one camera's picture each, and the answers.
 
-A batch: images uint8 (B, S, S, 3), camera (B,) among the model's, tokens and token_mask (B, text_tokens) of the
-questions, answer_in and answer_out (B, A): an answer's tokens after the end mark and before it, ``IGNORED``
-past its end; A is the longest answer of the batch in eights, so that few shapes occur.
+A batch: images uint8 (B, S, S, 3), camera (B,) among the model's, tokens and token_mask (B, text_tokens) of
+the questions, answer_in and answer_out (B, A): an answer's tokens after the end mark and before it,
+``IGNORED`` past its end; A is the longest answer of the batch in eights, so that few shapes occur.
 """
 
 from __future__ import annotations

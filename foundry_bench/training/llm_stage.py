@@ -87,7 +87,7 @@ class LLMStage:
             context=model_config.context,
             batch_size=config.batch_size,
             seed=config.seed,
-            z_loss=text.z_loss,
+            z_loss=config.z_loss,
             validation_blocks=text.validation_blocks,
             files=files,
             rank=rank,
@@ -103,7 +103,7 @@ class LLMStage:
         return {
             "train": self.config.to_dict(),
             "model": self.model_config.to_dict(),
-            "data": {**self.source.identity(), "z_loss": self.text.z_loss},
+            "data": dict(self.source.identity()),
         }
 
     def files(self) -> Mapping[str, str]:

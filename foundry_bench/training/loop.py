@@ -33,6 +33,7 @@ from foundry_bench.training.warm_start import start_from
 
 if TYPE_CHECKING:
     from foundry_bench.data.reader import RobotDataset
+    from foundry_bench.training.beside import Beside
 
 __all__ = ["TrainConfig", "Trainer", "run", "train"]
 
@@ -47,6 +48,7 @@ def train(
     out: Path,
     device: str = "auto",
     progress: bool = True,
+    beside: Beside | None = None,
 ) -> Path:
     """Train a VLA or a baseline on demonstrations, or go on where a killed run in ``out`` stopped.
 
@@ -59,6 +61,7 @@ def train(
         device: ``auto`` takes a GPU where there is one; bfloat16 is used there and only there, unless
             ``train.precision`` says otherwise.
         progress: show loss, samples/s and time left.
+        beside: what else is learned in the same run (co-training); None: nothing.
 
     Returns:
         the checkpoint folder. A finished run returns at once.
@@ -73,7 +76,9 @@ def train(
     out = Path(out)
     with joined(config.parallel, device) as world:
         state = world.first(lambda: load_state(out / "state", tensors=not world.sharded))
-        stage = VLAStage(config, model_config, dataset, state.files if state else None)
+        files = state.files if state else None
+        robot = VLAStage(config, model_config, dataset, files)
+        stage: Stage = beside.added_to("robot", robot, config, files) if beside is not None else robot
         return run(stage, config, out, state, device, progress)
 
 

@@ -29,8 +29,8 @@ class Source(Protocol):
     """One kind of data with the loss it trains.
 
     It may also have ``batch_rows``, ``cut``, ``weight`` and ``describe``, as a Stage may (see stage.Stage;
-    their step is then the number of the source's batch), and ``identity() -> Mapping``: plain values that
-    must be the same for a run to be resumed.
+    their step is then the number of the source's batch), ``identity() -> Mapping``: plain values that must be
+    the same for a run to be resumed, and ``files() -> Mapping``: small text files that resuming needs.
     """
 
     @property
@@ -167,8 +167,13 @@ class MixedStage:
         return {**self.base.identity(), "mixture": mixture}
 
     def files(self) -> Mapping[str, str]:
-        """See Stage.files."""
-        return self.base.files()
+        """See Stage.files: those of the base, and where streamed sources stand."""
+        files = dict(self.base.files())
+        for source in self.sources:
+            own = getattr(source, "files", None)
+            if own is not None:
+                files.update(own())
+        return files
 
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""

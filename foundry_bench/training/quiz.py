@@ -1,7 +1,7 @@
 """How many questions on unseen scenes are answered right, and how many would be without looking.
 
-Two blind scores stand beside the model's: that of a reader who knows every question and answer of the training
-split but sees no picture (the most common answer to what a question is about), and that of the model itself
+Two blind scores stand beside the model's: that of a reader who knows every question and answer of the
+training split but sees no picture (the most common answer to the same question), and that of the model itself
 when it is shown a picture of another scene. A model has learned to look where it beats both.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,13 +44,13 @@ class Quiz:
             for index, (kind, camera) in enumerate(zip(pairs.kinds, pairs.cameras, strict=True))
             if kind not in _OPEN and camera in self._camera
         ]
-        chosen = np.linspace(0, len(fit) - 1, min(limit, len(fit))).astype(int) if fit else []
+        chosen: Iterable[int] = np.linspace(0, len(fit) - 1, min(limit, len(fit))).astype(int) if fit else []
         self.samples = [pairs[fit[index]] for index in chosen]
         self.image_size = pairs.image_size
         self._guesses = _blind(CaptionDataset(root), self.samples)
 
     def score(self, model: nn.Module, tokenizer: TextTokenizer, longest: int) -> dict[str, float]:
-        """Shares of right answers: ``qa_accuracy``, ``qa_blind``, ``qa_other_picture``, ``qa_KIND`` of each kind."""
+        """Shares of right answers: ``qa_accuracy``, ``qa_blind``, ``qa_other_picture``, and ``qa_KIND``."""
         if not self.samples:
             return {}
         told = self._answers(model, tokenizer, longest, self._pictures())
@@ -144,11 +143,3 @@ def _blind(train: CaptionDataset, asked: Sequence[CaptionSample]) -> list[bool]:
         return min(counts, key=lambda text: (-counts[text], text), default="")
 
     return [right_answer(sample, guess(sample), train.image_size) for sample in asked]
-
-
-def describe(scores: Mapping[str, Any]) -> str:
-    """One line for people."""
-    return (
-        f"{100 * scores['qa_accuracy']:.1f} % of {scores['qa_questions']:.0f} questions on unseen scenes are answered "
-        f"right; without the picture {100 * scores['qa_blind']:.1f} %, with another's {100 * scores['qa_other_picture']:.1f} %"
-    )

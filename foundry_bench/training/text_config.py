@@ -13,7 +13,7 @@ from foundry_bench.policies.config import checked_fields
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Corpora, tokenizer and loss of text.
+    """Corpora and tokenizer of text.
 
     Attributes:
         corpora: what is read, with weights.
@@ -22,7 +22,6 @@ class TextConfig:
         lowercase: of a tokenizer that is trained here: do not keep case.
         tokenizer_characters: of the corpora that the tokenizer is trained on, in proportion to their weights.
         validation_blocks: of each corpus, for the perplexity of held-out text.
-        z_loss: coefficient of the squared logarithm of the softmax's denominator, which keeps logits small.
     """
 
     corpora: tuple[CorpusSpec, ...] = corpora_from({"embedded": 1.0})
@@ -30,14 +29,11 @@ class TextConfig:
     lowercase: bool = False
     tokenizer_characters: int = 4_000_000
     validation_blocks: int = 64
-    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("tokenizer_characters", "validation_blocks"):
             if getattr(self, key) < 1:
                 raise FoundryError(f"text.{key}={getattr(self, key)} must be at least 1")
-        if not self.z_loss >= 0:
-            raise FoundryError(f"text.z_loss={self.z_loss} must not be negative")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TextConfig:

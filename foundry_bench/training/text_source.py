@@ -13,17 +13,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foundry_bench.data.corpora.corpus import Corpus
+from foundry_bench.data.corpora.corpus import Corpus, open_corpus
 from foundry_bench.data.corpora.packed import PackedTokens
 from foundry_bench.data.corpora.splits import Schedule
 from foundry_bench.data.corpora.stream import TokenStream, check_ranks
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.language import LanguageModel
+from foundry_bench.policies.losses import next_token_loss
 from foundry_bench.policies.tokenizer import TextTokenizer
+from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.stage import Batch
+from foundry_bench.training.text_config import TextConfig
 
 CURSORS = "text_cursors.json"
 
@@ -135,7 +137,7 @@ class TextSource:
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean loss of the next token; there is no chance in it."""
         del generator
-        return next_token_loss(_language(model), batch["tokens"], self._z_loss)
+        return block_loss(_language(model), batch["tokens"], self._z_loss)
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Of held-out text: loss (nats a token), perplexity, bits per byte; empty where nothing is held out.
@@ -205,22 +207,10 @@ class TextSource:
         self._cursors = {number: self._cursors[number]}
 
 
-def next_token_loss(language: LanguageModel, tokens_BS: Tensor, z_loss: float = 0.0) -> Tensor:
-    """Mean cross-entropy of every token but the first, in nats.
-
-    Args:
-        language: the language model.
-        tokens_BS: blocks (B, S + 1).
-        z_loss: coefficient of the mean squared logarithm of the softmax's denominator, added to it.
-    """
+def block_loss(language: LanguageModel, tokens_BS: Tensor, z_loss: float = 0.0) -> Tensor:
+    """Mean loss of every token of blocks (B, S + 1) but the first, in nats; see `next_token_loss`."""
     hidden_BSD, _ = language.read_text(tokens_BS[:, :-1])
-    logits = language.logits(hidden_BSD).float().flatten(0, 1)
-    targets = tokens_BS[:, 1:].flatten()
-    if not z_loss:
-        return F.cross_entropy(logits, targets)
-    log_z = torch.logsumexp(logits, dim=-1)
-    picked = logits.gather(1, targets[:, None])[:, 0]
-    return (log_z - picked).mean() + z_loss * log_z.square().mean()
+    return next_token_loss(language.logits(hidden_BSD), tokens_BS[:, 1:], z_loss=z_loss)
 
 
 @torch.no_grad()
@@ -232,7 +222,7 @@ def held_out_loss(language: LanguageModel, packed: PackedTokens, blocks: int, ba
     for first in range(0, count, batch_size):
         numbers = np.arange(first, min(first + batch_size, count))
         tokens = torch.from_numpy(packed.blocks(numbers)).to(device)
-        total += float(next_token_loss(language, tokens)) * len(numbers)
+        total += float(block_loss(language, tokens)) * len(numbers)
     return total / count
 
 
@@ -250,3 +240,32 @@ def _read_cursors(text: str, streams: int) -> dict[int, list[Any]]:
     except (ValueError, TypeError, AttributeError) as error:
         raise FoundryError(f"{CURSORS} of the saved state is damaged ({error}); train anew") from error
     return cursors
+
+
+def open_text_source(
+    text: TextConfig,
+    tokenizer: TextTokenizer,
+    block: int,
+    config: TrainConfig,
+    files: Mapping[str, str] | None = None,
+) -> TextSource:
+    """Text as a source beside others.
+
+    Args:
+        text: which corpora.
+        tokenizer: the model's.
+        block: tokens that a block predicts.
+        config: of the run.
+        files: of the run that is resumed.
+    """
+    return TextSource(
+        [open_corpus(spec) for spec in text.corpora],
+        tokenizer,
+        context=block,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        z_loss=config.z_loss,
+        validation_blocks=text.validation_blocks,
+        files=files,
+        remembered=config.prefetch + 8,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +17,12 @@ from foundry_bench.policies.storage import read_text
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vlm import VLM
 from foundry_bench.policies.vlm_checkpoint import save_vlm
+from foundry_bench.training.beside import Beside
 from foundry_bench.training.caption_source import CaptionSource
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.loop import run
-from foundry_bench.training.mixture import MixedStage, Source, StageSource
-from foundry_bench.training.stage import Batch, Stage
+from foundry_bench.training.stage import Batch
 from foundry_bench.training.state import load_state
-from foundry_bench.training.text_config import TextConfig
-from foundry_bench.training.text_source import open_text_source
-
-PAIRS = "pairs"
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What is learned beside a stage's own data, by weights relative to it.
-
-    Attributes:
-        captions: steps on image-text pairs for each of the stage's own; 0: none.
-        captions_root: the dataset of them.
-        answer_tokens: longer answers lose their end.
-        text: steps on text for each of the stage's own; 0: none.
-        text_config: which text.
-        block: tokens that a block of text predicts.
-    """
-
-    captions: float = 0.0
-    captions_root: str = ""
-    answer_tokens: int = 48
-    text: float = 0.0
-    text_config: TextConfig | None = None
-    block: int = 128
 
 
 def train_vlm(
@@ -79,52 +53,15 @@ def train_vlm(
         the checkpoint folder. A finished run returns at once.
 
     Raises:
-        FoundryError: ``out`` holds a run of another config (the key is named), pairs and model do not fit, the
-            loss is no longer finite, or saving failed.
+        FoundryError: ``out`` holds a run of another config (the key is named), pairs and model do not fit,
+            the loss is no longer finite, or saving failed.
     """
     out = Path(out)
     state = load_state(out / "state")
     files = state.files if state else None
     stage = VLMStage(config, model_config, root, answer_tokens, files)
-    mixed = beside_stage(stage, PAIRS, beside or Beside(), config, model_config, stage.tokenizer, files)
+    mixed = beside.added_to("pairs", stage, config, files) if beside is not None else stage
     return run(mixed, config, out, state, device, progress)
-
-
-def beside_stage(
-    stage: Stage,
-    name: str,
-    beside: Beside,
-    config: TrainConfig,
-    model_config: VLAConfig,
-    tokenizer: TextTokenizer,
-    files: Mapping[str, str] | None = None,
-) -> Stage:
-    """A stage that learns from other sources beside its own data, called ``name``; itself where there are none."""
-    sources: list[Source] = [StageSource(name, stage)]
-    weights = {name: 1.0}
-    if beside.captions:
-        weights["captions"] = beside.captions
-        sources.append(
-            CaptionSource(
-                beside.captions_root,
-                model_config.cameras,
-                model_config.image_size,
-                tokenizer,
-                answer_tokens=beside.answer_tokens,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                z_loss=config.z_loss,
-            )
-        )
-    if beside.text:
-        weights["text"] = beside.text
-        text = beside.text_config or TextConfig()
-        sources.append(
-            open_text_source(
-                text, tokenizer, beside.block, config.batch_size, config.seed, config.z_loss, files
-            )
-        )
-    return MixedStage(stage, sources, weights, config.seed) if len(sources) > 1 else stage
 
 
 class VLMStage:
@@ -132,7 +69,7 @@ class VLMStage:
 
     Args:
         config, model_config, root, answer_tokens: as for `train_vlm`.
-        files: tokenizer of the run that is resumed; taken from ``config.init_from``, or trained, where absent.
+        files: tokenizer of the run that is resumed; that of ``config.init_from``, or trained, where absent.
     """
 
     model: VLM
@@ -203,8 +140,8 @@ def _tokenizer(
     tokenizer = TextTokenizer.from_json(read_text(path), model.text_tokens, str(path))
     if tokenizer.vocab_size > model.vocab_size:
         raise FoundryError(
-            f"{path} has {tokenizer.vocab_size} tokens, more than model.vocab_size={model.vocab_size}; give the "
-            "model that checkpoint's vocab_size"
+            f"{path} has {tokenizer.vocab_size} tokens, more than model.vocab_size={model.vocab_size}; give "
+            "the model that checkpoint's vocab_size"
         )
     return tokenizer
 

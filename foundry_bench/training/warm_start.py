@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.checkpoint import TOKENIZER, WEIGHTS
+from foundry_bench.policies.checkpoint_files import TOKENIZER, WEIGHTS
 from foundry_bench.policies.storage import read_tensors, read_text
 
 

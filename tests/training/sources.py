@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from foundry_bench.policies.losses import next_token_loss
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla import VLA
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.loop import run
-from foundry_bench.training.losses import next_token_loss
 from foundry_bench.training.mixture import MixedStage, StageSource
 from foundry_bench.training.order import generator
 from foundry_bench.training.stage import Batch

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.losses import next_token_loss
 from foundry_bench.policies.storage import read_tensors
-from foundry_bench.training.losses import next_token_loss
 from foundry_bench.training.mixture import MixedStage, SourceOrder, StageSource
 from foundry_bench.training.trainer import Trainer
 from tests.training.sources import ColourText, mixed_stage, train_mixed
