@@ -1,4 +1,4 @@
-"""Co-training: who is drawn is a pure function of (seed, step), both losses fall, weights may differ by source."""
+"""Co-training: what is drawn is a pure function of (seed, step), and every source's loss falls."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def test_a_step_of_text_leaves_the_action_expert_alone(tmp_path: Path) -> None:
     text = next(step for step in range(50) if stage.source_name(step) == "text")
     trainer.step = text
     trainer.update(stage.batch(text))
-    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed
     assert all(name.startswith("language.") for name in changed)
 
@@ -71,7 +73,9 @@ def test_one_source_of_weight_one_is_the_stage_itself(tmp_path: Path) -> None:
     vla = VLAStage(config, TINY, ToyDataset())  # type: ignore[arg-type]
     mixed = MixedStage(vla, [StageSource("robot", vla)], {"robot": 1.0}, seed=0)
     run(mixed, config, tmp_path / "mixed", None, device="cpu", progress=False)
-    ours, theirs = (read_tensors(tmp_path / out / "checkpoint" / "model.safetensors") for out in ("plain", "mixed"))
+    ours, theirs = (
+        read_tensors(tmp_path / out / "checkpoint" / "model.safetensors") for out in ("plain", "mixed")
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -117,7 +121,9 @@ def test_the_z_loss_is_the_squared_normaliser() -> None:
     kept = torch.nn.functional.cross_entropy(logits[mask], targets[mask])
     assert plain.item() == pytest.approx(kept.item(), rel=1e-6)
     extra = 0.5 * logits[mask].logsumexp(-1).square().mean()
-    assert next_token_loss(logits, targets, mask, 0.5).item() == pytest.approx((plain + extra).item(), rel=1e-6)
+    assert next_token_loss(logits, targets, mask, 0.5).item() == pytest.approx(
+        (plain + extra).item(), rel=1e-6
+    )
 
 
 def test_the_text_source_counts_tokens_not_rows() -> None:
