@@ -16,6 +16,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def processes() -> int:
+    """How many processes torchrun started for this command, on all machines; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def process_number() -> int:
+    """Which of them this one is; the first, 0, does all that is done once."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def training_threads() -> int:
+    """Threads for training: all cores, shared with the processes that torchrun started on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def worker_count(wanted: int | None) -> int:
     """Simulator processes to start: what the user asked for, else one per core."""
     return wanted if wanted is not None else cores()

@@ -44,7 +44,7 @@ def train(run: Experiment, demos: Demonstrations, start: Path | None = None) -> 
     from foundry_bench.training.loop import train as train_policy
 
     with run.state.running("train", inputs) as output:
-        runtime.use_torch_threads(runtime.cores())
+        runtime.use_torch_threads(runtime.training_threads())
         checkpoint = train_policy(
             settings, model, dataset, run.folder / "train", device=run.config.device, beside=beside
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,6 +16,7 @@ from foundry_bench.sweeps import phases, sections
 from foundry_bench.sweeps.coverage import coverage, selected_tasks, skipped_tasks
 from foundry_bench.sweeps.demonstrations import Demonstrations, demonstrations, demonstrations_behind
 from foundry_bench.sweeps.experiment import Experiment, experiment_folder
+from foundry_bench.sweeps.processes import Onlooker, training_together
 from foundry_bench.sweeps.stages import before_policy, pretrained
 from foundry_bench.sweeps.state import ExperimentState, load_config, only_one, remember_config
 
@@ -60,6 +62,8 @@ def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
     Raises:
         FoundryError: anything the user can mend, in one line.
     """
+    if runtime.process_number() > 0:
+        return _train_beside(config, wanted)
     tasks = selected_tasks(config)
     _check_checkpoint(config, wanted)
     sections.check_sections(config)
@@ -75,6 +79,18 @@ def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
         _run(run, wanted)
         run.say(f"files: {folder}")
         run.say(said + skipped_tasks(run.state.output("demos")), style="bold")
+    return folder
+
+
+def _train_beside(config: DictConfig, wanted: Sequence[str]) -> Path:
+    """What every process that torchrun started does, but the first: it trains with it."""
+    runtime.prepare_threads()
+    folder = experiment_folder(config)
+    if "train" in wanted:
+        with training_together(config) as demos:
+            console = Console(quiet=True)
+            run = Experiment(config, folder, tuple(selected_tasks(config)), Onlooker(folder), console)
+            phases.train(run, Demonstrations(**demos))
     return folder
 
 
@@ -134,7 +150,8 @@ def _run(run: Experiment, wanted: Sequence[str]) -> None:
         demos = demonstrations(run)
     if "train" in wanted and demos is not None:
         _header(run, "train", wanted)
-        phases.train(run, demos, start)
+        with training_together(run.config, asdict(demos)):
+            phases.train(run, demos, start)
     if "eval" in wanted:
         _header(run, "eval", wanted)
         _evaluate(run)

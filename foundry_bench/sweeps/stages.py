@@ -158,7 +158,7 @@ def _train(run: Experiment, planned: Planned, work: Any) -> Planned:
                 output["checkpoint"] = str(planned.checkpoint)
             return planned
         run.say(f"{planned.name}: {planned.folder}")
-        runtime.use_torch_threads(runtime.cores())
+        runtime.use_torch_threads(runtime.training_threads())
         with run.state.running(planned.name, planned.inputs) as output:
             work()
             done.touch()

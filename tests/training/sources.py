@@ -25,7 +25,7 @@ TEXT = 5  # the use of chance in training.order: one that no other part of train
 
 
 class ColourText:
-    """Next-token prediction on sentences of different lengths; the mean is over tokens that are not padding."""
+    """Next-token prediction on sentences of different lengths; the mean is over tokens, not padding."""
 
     name = "text"
 

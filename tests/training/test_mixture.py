@@ -1,4 +1,4 @@
-"""Co-training: who is drawn is a pure function of (seed, step), both losses fall, weights may differ by source."""
+"""Co-training: what is drawn is a pure function of (seed, step), and every source's loss falls."""
 
 from __future__ import annotations
 

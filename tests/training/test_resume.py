@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,8 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def logged(out: Path) -> list[tuple[object, ...]]:
     lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    return [(line["event"], line["step"], line["loss"], line["gradient_norm"]) for line in lines]
+    keys = ("event", "step", "loss", "gradient_norm", "text/loss")
+    return [tuple(line.get(key) for key in keys) for line in lines]
 
 
 def saved_step(out: Path) -> int:
@@ -216,3 +218,58 @@ def test_an_unknown_key_names_the_nearest() -> None:
     ):
         TrainConfig.from_dict({"bacth_size": 3})
     assert TrainConfig.from_dict(TINY_TRAIN.to_dict()) == TINY_TRAIN
+
+
+MIXED_CHILD = """
+import sys, time, torch
+from pathlib import Path
+from foundry_bench.training.trainer import Trainer
+from tests.training.sources import train_mixed
+from tests.training.test_resume import EVERYTHING
+
+torch.set_num_threads(1)
+update = Trainer.update
+def slow(self, batch):
+    time.sleep(0.02)
+    return update(self, batch)
+Trainer.update = slow
+train_mixed(EVERYTHING, Path(sys.argv[1]))
+"""
+EVERYTHING = replace(
+    TINY_TRAIN,
+    samples=768,
+    save_every=80,
+    log_every=16,
+    accumulate=3,
+    schedule="wsd",
+    rates={"stems": 0.5},  # type: ignore[arg-type]
+    freeze=("state", "language.norm"),
+    freeze_until=320,
+    precision="bf16",
+    checkpoint_activations=True,
+)
+
+
+def test_a_mixture_with_every_option_killed_at_any_step_ends_the_same(tmp_path: Path) -> None:
+    from tests.training.sources import train_mixed
+
+    train_mixed(EVERYTHING, tmp_path / "whole")
+    chance = random.Random(os.getpid())
+    for attempt in range(3):
+        out = tmp_path / "killed"
+        child = subprocess.Popen(
+            [sys.executable, "-c", MIXED_CHILD, str(out)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.monotonic() + 120
+        while saved_step(out) < 5 + 10 * attempt and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
+        child.kill()
+        child.wait()
+        assert saved_step(out) > 0
+    train_mixed(EVERYTHING, tmp_path / "killed")
+    ours, theirs = contents(tmp_path / "killed"), contents(tmp_path / "whole")
+    assert [name for name in ours if ours[name] != theirs.get(name)] == []
+    assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
