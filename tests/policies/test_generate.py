@@ -34,7 +34,7 @@ def test_the_cache_changes_no_text(changes: dict[str, Any], temperature: float) 
     slow = generate(language, PROMPTS, **settings, use_cache=False)
     assert fast == slow
     assert [len(text) for text in fast] == [24] * 3
-    assert all(len(set(text)) > 3 for text in fast)
+    assert len({token for text in fast for token in text}) > 6
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])

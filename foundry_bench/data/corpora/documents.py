@@ -7,9 +7,13 @@ stream can stop anywhere and be taken up again by another process.
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow.parquet as pq
 
 from foundry_bench.data.corpora.spec import ENDINGS, CorpusSpec
 from foundry_bench.errors import FoundryError
@@ -70,13 +74,19 @@ class FileDocuments:
             raise FoundryError(f"{path}: no such file; give the corpus '{self.name}' files that are there")
         if path.stat().st_size == 0:
             return
+        if self._kind == "webdataset":
+            _check_tar(path)
         datasets = _datasets()
         options = {"sample_by": self._document} if self._kind == "text" else {}
         kind = "json" if self._kind == "jsonl" else self._kind
         where = f"{path}: truncated, damaged or not {self._kind}"
         with _blaming(where):
+            if self._kind == "parquet" and pq.read_metadata(path).num_rows == 0:
+                return  # the library takes a file without rows for a broken one
+        # A stream of local files needs no cache; the library leaves a lock in it for every file.
+        with _blaming(where), tempfile.TemporaryDirectory() as cache:
             stream = datasets.load_dataset(
-                kind, data_files=[str(path)], split="train", streaming=True, **options
+                kind, data_files=[str(path)], split="train", streaming=True, cache_dir=cache, **options
             )
             yield from _examples(_narrowed(stream, self._column, str(path)).skip(skipped), where)
 
@@ -181,6 +191,14 @@ def text_of(example: dict[str, Any], column: str, where: str) -> str:
     return value.strip()
 
 
+def _check_tar(path: Path) -> None:
+    """FoundryError where a tar file does not end as one does: readers take what is there for all of it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        if file.read() != bytes(1024):
+            raise FoundryError(f"{path}: truncated, damaged or not webdataset (its end is missing)")
+
+
 def _decoded(value: bytes | str, where: str, column: str) -> Any:
     try:
         return json.loads(value)
@@ -238,8 +256,9 @@ def _plain(state: Any) -> Any:
 
 
 def _datasets() -> Any:
-    """The library, imported when it is needed; it reports nothing on its own."""
+    """The library, imported when it is needed; what it would report is reported by us."""
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)
     return datasets
