@@ -323,6 +323,8 @@ def _build(entries: Mapping[str, Any]) -> BinTokenizer | DCTTokenizer:
     low, high = (np.asarray(entries[name], dtype=np.float32) for name in ("low", "high"))
     horizon = int(entries["horizon"])
     if entries["kind"] == "bins":
+        if int(entries["bins"]) < 1:
+            raise ValueError(f"bins {entries['bins']}")
         return BinTokenizer(low, high, horizon, int(entries["bins"]))
     if entries["kind"] != "dct":
         raise ValueError(f"kind {entries['kind']!r}")

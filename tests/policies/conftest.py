@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from foundry_bench.policies.action_tokens import fit_action_tokenizer
+from foundry_bench.policies.architectures import ModelConfig
+from foundry_bench.policies.baselines.config import ACTConfig, BCTransformerConfig, DiffusionPolicyConfig
+from foundry_bench.policies.build import make_model, needs_action_tokenizer
 from foundry_bench.policies.checkpoint import Checkpoint, save_checkpoint
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 
 TEXTS = ["pick up the bowl and place it on the plate", "open the drawer", "turn on the stove"]
@@ -27,6 +31,28 @@ SMALL = VLAConfig(
     stem_channels=(16, 24, 32),
 )
 
+_SMALL_BASELINE: dict[str, Any] = {
+    "image_size": 48,
+    "width": 64,
+    "hidden": 96,
+    "stem_channels": (16, 24, 32),
+}
+#: A small config of every kind of policy.
+POLICIES: dict[str, ModelConfig] = {
+    "flow": SMALL,
+    "regression": replace(SMALL, head="regression"),
+    "diffusion": replace(SMALL, head="diffusion"),
+    "bins": replace(SMALL, head="tokens", action_vocab=64),
+    "dct": replace(SMALL, head="tokens", action_tokenizer="dct"),
+    "pooled": replace(SMALL, conditioning="pooled"),
+    "diffusion_policy": DiffusionPolicyConfig(unet_channels=(32, 48), condition_width=64, **_SMALL_BASELINE),
+    "act": ACTConfig(encoder_layers=2, **_SMALL_BASELINE),
+    "bc_transformer": BCTransformerConfig(layers=2, **_SMALL_BASELINE),
+    "bc_transformer_l1": BCTransformerConfig(layers=2, head="regression", **_SMALL_BASELINE),
+}
+#: Those that look at no noise.
+NOISELESS = ("regression", "bins", "dct", "act", "bc_transformer_l1")
+
 
 def statistics(size: int) -> dict[str, np.ndarray]:
     """Statistics of a feature spread evenly over [-1, 1]."""
@@ -34,12 +60,30 @@ def statistics(size: int) -> dict[str, np.ndarray]:
     return {"mean": 0 * one, "std": 0.6 * one, "min": -one, "max": one, "q01": -0.98 * one, "q99": 0.98 * one}
 
 
-def parts(config: VLAConfig, seed: int = 0) -> tuple[VLA, Normalizer, TextTokenizer]:
-    """An untrained model whose outputs are not tiny, with its scaling and tokenizer."""
+def smooth_chunks(config: ModelConfig, count: int, seed: int = 0) -> np.ndarray:
+    """Normalised chunks (count, K, A): straight lines, but for a gripper of two values."""
+    chance = np.random.default_rng(seed)
+    start, slope = chance.uniform(-0.7, 0.7, (2, count, 1, config.action_dim))
+    chunks = start + 0.4 * slope * np.linspace(0, 1, config.horizon)[:, None]
+    chunks[..., -1] = np.sign(start[..., -1])
+    return chunks.astype(np.float32)
+
+
+def parts(
+    config: ModelConfig, seed: int = 0, spread: float | None = 0.3
+) -> tuple[Any, Normalizer, TextTokenizer]:
+    """An untrained model with its scaling and tokenizer; ``spread`` keeps its outputs from being tiny."""
+    action_tokenizer = None
+    if needs_action_tokenizer(config):
+        assert isinstance(config, VLAConfig)
+        chunks = smooth_chunks(config, 200)
+        action_tokenizer = fit_action_tokenizer(config, chunks, np.ones(chunks.shape[:2], dtype=bool))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = VLA(config)
-    torch.nn.init.normal_(model.expert.output.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+        model: Any = make_model(config, action_tokenizer)
+    for name, parameter in model.named_parameters():
+        if spread is not None and name.split(".")[-2:] == ["output", "weight"]:
+            torch.nn.init.normal_(parameter, std=spread, generator=torch.Generator().manual_seed(1))
     normalizer = Normalizer.fit(
         {"state": statistics(config.state_dim), "action": statistics(config.action_dim)},
         config.state_normalization,
@@ -48,7 +92,7 @@ def parts(config: VLAConfig, seed: int = 0) -> tuple[VLA, Normalizer, TextTokeni
     return model, normalizer, TextTokenizer.train(TEXTS, config.vocab_size, config.text_tokens)
 
 
-def observations(config: VLAConfig, count: int, seed: int = 0) -> dict[str, Any]:
+def observations(config: ModelConfig, count: int, seed: int = 0) -> dict[str, Any]:
     """Random but valid observations."""
     chance = np.random.default_rng(seed)
     size = config.image_size
@@ -57,12 +101,10 @@ def observations(config: VLAConfig, count: int, seed: int = 0) -> dict[str, Any]
     return {**images, "state": state, "instruction": [TEXTS[row % len(TEXTS)] for row in range(count)]}
 
 
-@pytest.fixture(scope="session", params=["flow", "regression"])
+@pytest.fixture(scope="session", params=sorted(POLICIES))
 def policy(request: pytest.FixtureRequest) -> VLAPolicy:
-    """An untrained policy with each head."""
-    from dataclasses import replace
-
-    return VLAPolicy(*parts(replace(SMALL, head=request.param)), device="cpu")
+    """An untrained policy of every kind."""
+    return VLAPolicy(*parts(POLICIES[request.param]), device="cpu")
 
 
 @pytest.fixture

@@ -33,8 +33,10 @@ class StyleEncoder(nn.Module):
         self.position = nn.Parameter(0.5 * torch.randn(config.horizon, width))
         self.encoder = Encoder(width, config.heads, config.hidden, config.style_layers)
         self.output = nn.Linear(width, 2 * config.latent)
-        for module in (self.state, self.input, self.output):
+        for module in (self.state, self.input):
             init_linear(module)
+        nn.init.normal_(self.output.weight, std=0.1 * width**-0.5)  # begins near the prior
+        nn.init.zeros_(self.output.bias)
 
     def forward(self, state: Tensor, actions_BKA: Tensor, mask_BK: Tensor) -> tuple[Tensor, Tensor]:
         batch = len(actions_BKA)
