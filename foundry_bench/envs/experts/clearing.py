@@ -65,7 +65,10 @@ def set_aside(arm: Arm, step: Step, destination: np.ndarray) -> Moves:
 
 
 def drawer_in_the_way(arm: Arm, step: Step, destination: np.ndarray) -> bool:
-    """Whether the open drawer into which an object goes is what keeps the hand from taking it."""
+    """Whether the open drawer into which an object goes keeps the hand from taking it, or pushing it free.
+
+    Pushing takes a third of the steps of shutting the drawer and opening it again.
+    """
     world = arm.world
     part = articulation(world, step.needs)
     if part.kind != "slide" or not is_open(world.problem, step.needs):
@@ -74,7 +77,11 @@ def drawer_in_the_way(arm: Arm, step: Step, destination: np.ndarray) -> bool:
         return False
     points = np.concatenate([world.geom_points(geom) for geom in (*part.handle, *part.panel)])
     near = np.linalg.norm(points[:, :2] - world.position(step.thing)[:2], axis=1).min()
-    return bool(near < _NEAR_DRAWER)
+    return bool(near < _NEAR_DRAWER) and _way_out(arm, step.thing, destination) is None
+
+
+def _way_out(arm: Arm, name: str, destination: np.ndarray) -> np.ndarray | None:
+    return way_out(arm.world, name, lambda moved: grasp_cost(arm, name, destination, moved=moved))
 
 
 def push_free(arm: Arm, name: str, destination: np.ndarray, tried: list[Grasp]) -> Moves:
@@ -83,7 +90,7 @@ def push_free(arm: Arm, name: str, destination: np.ndarray, tried: list[Grasp]) 
     ground = float(world.other_points([])[:, 2].min())
     if support_height(world, name) > ground + _ON_TABLE or not _is_blocked(arm, name, destination, tried):
         return
-    spot = way_out(world, name, lambda moved: grasp_cost(arm, name, destination, moved=moved))
+    spot = _way_out(arm, name, destination)
     if spot is None:
         return
     start = world.position(name)

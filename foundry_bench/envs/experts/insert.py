@@ -16,6 +16,8 @@ _UP = np.array([0.0, 0.0, 1.0])
 _BAND = 0.03  # half width of what is looked at beside the way in
 _COLUMN = 0.015  # and over and under the middle: a wall beside a narrow compartment is no ceiling
 _OUTSIDE = 0.05  # between the opening and what is about to go in
+_SHUT = 0.012  # behind the front, where a door does not touch it
+_STROKE = 0.03  # ahead of the fingers, while they push
 _INSIDE = 0.9  # share of an object that should be inside
 _OVER_FLOOR = 0.012  # height of an object on its way in
 _TURNS = np.radians([0.0, 45.0, -45.0, 90.0, -90.0])
@@ -133,8 +135,16 @@ def held_grasp(arm: Arm) -> Grasp:
     return Grasp(arm.world.hand, float(np.arctan2(axis[1], axis[0])), "held", 0.0)
 
 
-def insert(arm: Arm, name: str, how: Insertion, opening: Opening) -> Actions:
-    """Bring the held object in front of the opening, move it in, put it down and come back out."""
+def insert(arm: Arm, name: str, how: Insertion, opening: Opening, shuts: bool = False) -> Actions:
+    """Bring the held object in front of the opening, move it in, put it down and come back out.
+
+    Args:
+        arm: the arm that holds the object.
+        name: the held object.
+        how: it is held when it is inside.
+        opening: the way in.
+        shuts: whether a door will have to shut, so that nothing may stick out.
+    """
     world = arm.world
     arm.rotate(how.rotation)
     arm.near_contact = False
@@ -178,10 +188,41 @@ def insert(arm: Arm, name: str, how: Insertion, opening: Opening) -> Actions:
     # Out the way the fingers point: one of them may be inside of the object.
     yield from go(arm, world.hand - world.hand_rotation[:, 2] * 0.05, OPEN, 0.02, limit=10)
     yield from go(arm, world.hand - opening.inward * 0.08, OPEN, 0.03, limit=15)
+    if shuts and _outermost(world, name, opening) < opening.front + _SHUT:
+        yield from _push_in(arm, name, opening)
     arm.near_contact = False
     arm.face(arm.home_yaw)
     yield from go(arm, world.hand + _UP * 0.08, OPEN, 0.04, limit=12)
     return True
+
+
+def _push_in(arm: Arm, name: str, opening: Opening) -> Actions:
+    """Push an object that sticks out of the opening further in, with closed fingers that point as they do."""
+    world = arm.world
+    across = np.cross(_UP, opening.inward)
+    for start in (True, False):
+        still, before = 0, -np.inf
+        for _ in range(30):
+            points = world.points(name)
+            outermost = float((points @ opening.inward).min())
+            middle = (points.min(axis=0) + points.max(axis=0)) / 2
+            along = outermost - _OUTSIDE if start else float(world.hand @ opening.inward) + _STROKE
+            spot = opening.inward * along + across * float(middle @ across) + _UP * middle[2]
+            if start and np.linalg.norm(spot - world.hand) < 0.015:
+                break
+            if not start and outermost > opening.front + _SHUT:
+                break
+            yield arm.towards(spot, CLOSED)
+            still = 0 if outermost > before + 0.001 else still + 1
+            before = max(before, outermost)
+            if not start and still > 10:
+                break
+    return (yield from go(arm, world.hand - opening.inward * 0.08, CLOSED, 0.03, limit=15))
+
+
+def _outermost(world: World, name: str, opening: Opening) -> float:
+    """Where an object begins, measured along ``inward``."""
+    return float((world.points(name) @ opening.inward).min())
 
 
 def _cost(
