@@ -1,6 +1,7 @@
 """Text as a source of training batches: blocks of tokens from corpora, the language loss, perplexity.
 
-Shapes: B blocks, S predicted tokens of a block (model.context), V vocabulary. A batch: tokens (B, S + 1).
+Shapes: B blocks, S predicted tokens of a block (model.context), T tokens, D width, V vocabulary. A batch:
+tokens (B, S + 1).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from foundry_bench.data.corpora.corpus import Corpus
 from foundry_bench.data.corpora.packed import PackedTokens
@@ -26,6 +28,7 @@ from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.training.stage import Batch
 
 CURSORS = "text_cursors.json"
+LOGITS_AT_ONCE = 2**28  # 1 GiB in fp32
 
 
 class HasLanguage(Protocol):
@@ -48,7 +51,7 @@ class TextSource:
         context: S, tokens that a block predicts.
         batch_size: blocks of a batch, over all ranks.
         seed: of the order.
-        z_loss: see `next_token_loss`.
+        z_loss: see `block_loss`.
         validation_blocks: of each corpus.
         files: ``files`` of the run that is resumed.
         rank, world: which of how many processes this is.
@@ -135,7 +138,18 @@ class TextSource:
     def loss(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Mean loss of the next token; there is no chance in it."""
         del generator
-        return next_token_loss(_language(model), batch["tokens"], self._z_loss)
+        return block_loss(_language(model), batch["tokens"], self._z_loss)
+
+    def describe(self, number: int) -> str:
+        """What a batch was made of, for whoever looks for what went wrong."""
+        corpora, _ = self._schedule.rows(number * self._batch_size, self._batch_size)
+        counts = np.bincount(corpora, minlength=len(self._corpora))
+        parts = [
+            f"{count} of {corpus.spec.name}"
+            for corpus, count in zip(self._corpora, counts, strict=True)
+            if count
+        ]
+        return f"batch {number}: blocks of text, {', '.join(parts)}"
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Of held-out text: loss (nats a token), perplexity, bits per byte; empty where nothing is held out.
@@ -205,8 +219,11 @@ class TextSource:
         self._cursors = {number: self._cursors[number]}
 
 
-def next_token_loss(language: LanguageModel, tokens_BS: Tensor, z_loss: float = 0.0) -> Tensor:
+def block_loss(language: LanguageModel, tokens_BS: Tensor, z_loss: float = 0.0) -> Tensor:
     """Mean cross-entropy of every token but the first, in nats.
+
+    Non-obvious behaviour: where a batch has more than ``LOGITS_AT_ONCE`` logits they are made in parts, and
+    again in the backward pass, so that memory never holds all of them.
 
     Args:
         language: the language model.
@@ -214,13 +231,24 @@ def next_token_loss(language: LanguageModel, tokens_BS: Tensor, z_loss: float = 
         z_loss: coefficient of the mean squared logarithm of the softmax's denominator, added to it.
     """
     hidden_BSD, _ = language.read_text(tokens_BS[:, :-1])
-    logits = language.logits(hidden_BSD).float().flatten(0, 1)
-    targets = tokens_BS[:, 1:].flatten()
+    hidden_TD, targets_T = hidden_BSD.flatten(0, 1), tokens_BS[:, 1:].flatten()
+    rows = max(1, LOGITS_AT_ONCE // language.vocab_size)
+    if len(targets_T) <= rows:
+        return _summed_loss(language, hidden_TD, targets_T, z_loss) / len(targets_T)
+    parts = [
+        checkpoint(_summed_loss, language, hidden, targets, z_loss, use_reentrant=False)
+        for hidden, targets in zip(hidden_TD.split(rows), targets_T.split(rows), strict=True)
+    ]
+    return torch.stack(parts).sum() / len(targets_T)
+
+
+def _summed_loss(language: LanguageModel, hidden_TD: Tensor, targets_T: Tensor, z_loss: float) -> Tensor:
+    logits_TV = language.logits(hidden_TD).float()
     if not z_loss:
-        return F.cross_entropy(logits, targets)
-    log_z = torch.logsumexp(logits, dim=-1)
-    picked = logits.gather(1, targets[:, None])[:, 0]
-    return (log_z - picked).mean() + z_loss * log_z.square().mean()
+        return F.cross_entropy(logits_TV, targets_T, reduction="sum")
+    log_z_T = torch.logsumexp(logits_TV, dim=-1)
+    picked_T = logits_TV.gather(1, targets_T[:, None])[:, 0]
+    return (log_z_T - picked_T + z_loss * log_z_T.square()).sum()
 
 
 @torch.no_grad()
@@ -232,7 +260,7 @@ def held_out_loss(language: LanguageModel, packed: PackedTokens, blocks: int, ba
     for first in range(0, count, batch_size):
         numbers = np.arange(first, min(first + batch_size, count))
         tokens = torch.from_numpy(packed.blocks(numbers)).to(device)
-        total += float(next_token_loss(language, tokens)) * len(numbers)
+        total += float(block_loss(language, tokens)) * len(numbers)
     return total / count
 
 

@@ -18,8 +18,12 @@ from torch import Tensor, nn
 
 import foundry_bench
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.checkpoint import NORMALIZATION, Checkpoint, save_checkpoint
-from foundry_bench.policies.checkpoint_files import TOKENIZER
+from foundry_bench.policies.checkpoint import (
+    NORMALIZATION,
+    TOKENIZER,
+    Checkpoint,
+    save_checkpoint,
+)
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer, clip_state
 from foundry_bench.policies.tokenizer import TextTokenizer
