@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from foundry_bench.data.corpora.corpus import open_corpus
 from foundry_bench.data.corpora.spec import corpora_from
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.checkpoint import load_checkpoint
@@ -29,8 +30,9 @@ from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.llm_stage import LLMStage, train_language_model
 from foundry_bench.training.prefetch import Prefetcher
 from foundry_bench.training.text_config import TextConfig
-from foundry_bench.training.text_source import CURSORS, block_loss
+from foundry_bench.training.text_source import CURSORS, TextSource, block_loss
 from tests.data.corpora.files import write_jsonl, write_parquet
+from tests.training.toy import TINY
 
 MODEL = LMConfig(vocab_size=300, width=32, heads=4, kv_heads=2, layers=2, hidden=48, context=24, qk_norm=True)
 TRAIN = TrainConfig(
@@ -115,8 +117,10 @@ def saved_step(out: Path) -> int:
 
 
 def logged(out: Path) -> list[dict[str, Any]]:
+    """What was learned, not how fast."""
     lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("samples_per_s", "data_wait_s")} for line in lines]
+    learned = ("event", "step", "samples", "loss", "gradient_norm", "learning_rate", "bits_per_byte")
+    return [{k: v for k, v in line.items() if k in learned or "perplexity" in k} for line in lines]
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["in memory", "streamed"])
@@ -285,6 +289,27 @@ def test_a_checkpoint_is_read_back_and_starts_a_vla(tmp_path: Path, folder: Path
     features = vla.read_instructions(tokens, mask)
     expected = loaded.model.language.read_text(tokens, -32)[1]
     assert torch.equal(features.cache[1][0], expected[1][0])
+
+
+def test_text_teaches_the_language_model_of_a_vla(folder: Path) -> None:
+    """As one source among others: the VLA's own tokenizer, its language model, nothing else of it."""
+    config = replace(TINY, vocab_size=300)
+    vla = VLA(config)
+    tokenizer = TextTokenizer.train_on_text(sentences(20, 0), config.vocab_size, config.text_tokens)
+    corpora = [open_corpus(spec) for spec in text_of(folder).corpora]
+    source = TextSource(corpora, tokenizer, context=24, batch_size=8, seed=0)
+    optimizer = torch.optim.AdamW(vla.parameters(), lr=1e-2)
+    before = source.validate(vla)
+    for number in range(30):
+        loss = source.loss(vla, source.batch(number), torch.Generator())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert {name.split(".")[0] for name, p in vla.named_parameters() if p.grad is not None} == {"language"}
+    after = source.validate(vla)
+    assert set(after) == {"loss", "perplexity", "bits_per_byte", "perplexity_lines", "perplexity_tables"}
+    assert after["loss"] < before["loss"] / 3
+    assert after["bits_per_byte"] < before["bits_per_byte"] / 3
 
 
 def test_a_folder_that_is_no_language_model_is_named(tmp_path: Path, folder: Path) -> None:
