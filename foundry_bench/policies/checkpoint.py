@@ -42,6 +42,11 @@ from foundry_bench.policies.storage import (
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla_policy import VLAPolicy
 
+__all__ = [
+    "CARD", "CONFIG", "NORMALIZATION", "TOKENIZER", "WEIGHTS", "Checkpoint", "checkpoint_hash",
+    "load_checkpoint", "load_vla_policy", "model_card", "save_checkpoint",
+]  # fmt: skip
+
 NORMALIZATION = "normalization.json"
 ACTION_TOKENIZER = "action_tokenizer.json"  # only of models that speak in action tokens
 

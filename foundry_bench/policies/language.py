@@ -34,9 +34,9 @@ def rotary_table(positions: Tensor, size: int, base: float = 10_000.0) -> Tensor
 
 
 def rotate(x_BHSN: Tensor, table: Tensor) -> Tensor:
-    """Turn each pair (i, i + N/2) of a head by its token's angle."""
+    """Turn each pair (i, i + N/2) of a head by its token's angle; computed in fp32, given back as it came."""
     left, right = x_BHSN.chunk(2, dim=-1)
-    return x_BHSN * table[0] + torch.cat([-right, left], dim=-1) * table[1]
+    return (x_BHSN * table[0] + torch.cat([-right, left], dim=-1) * table[1]).to(x_BHSN.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -233,16 +233,25 @@ class LanguageModel(nn.Module):
             the normalised hidden states (B, S, D), and every layer's rotated keys and values, those of the
             prefix included.
         """
-        x_BSD = self.embedding(tokens_BS)
-        new = tokens_BS.shape[1]
+        return self.read_embeddings(self.embedding(tokens_BS), first_position, prefix, mask)
+
+    def read_embeddings(
+        self,
+        x_BSD: Tensor,
+        first_position: int | Tensor = 0,
+        prefix: Sequence[KeyValue] | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """As `read_text`, of what stands for tokens already: (B, S, D)."""
+        new, device = x_BSD.shape[1], x_BSD.device
         if isinstance(first_position, Tensor):
-            positions = first_position[:, None, None] + torch.arange(new, device=tokens_BS.device)
+            positions = first_position[:, None, None] + torch.arange(new, device=device)
         else:
-            positions = torch.arange(first_position, first_position + new, device=tokens_BS.device)
+            positions = torch.arange(first_position, first_position + new, device=device)
         table = rotary_table(positions, self.head_size, self.rope_base)
         before: Sequence[KeyValue | None] = [None] * len(self.blocks) if prefix is None else prefix
         length = 0 if prefix is None else prefix[0][0].shape[2]
-        seen, causal = _visible(new, length, mask, tokens_BS.device)
+        seen, causal = _visible(new, length, mask, device)
         cache: list[KeyValue] = []
         for block, kv in zip(self.stack, before, strict=True):
             x_BSD, kv = block(x_BSD, table=table, prefix=kv, causal=causal, mask=seen)

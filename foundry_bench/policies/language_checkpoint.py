@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from foundry_bench.policies.checkpoint_files import (
 )
 from foundry_bench.policies.generate import generate
 from foundry_bench.policies.language import LanguageModel
+from foundry_bench.policies.llama import load_llama
 from foundry_bench.policies.lm_config import LMConfig
 from foundry_bench.policies.storage import (
     check_tensors,
@@ -143,6 +144,30 @@ def load_language_model(folder: Path, device: str = "cpu") -> LanguageCheckpoint
     return LanguageCheckpoint(config, model.eval().to(device), tokenizer, sections)
 
 
+def import_llama(source: Path, folder: Path) -> Path:
+    """Write a Llama-family folder (see `llama`) as a checkpoint of the ``llm`` stage, to start others from.
+
+    Args:
+        source: has config.json, the weights and tokenizer.json.
+        folder: the checkpoint folder.
+
+    Raises:
+        FoundryError: what `load_llama` and `TextTokenizer.from_folder` raise; a tokenizer with more tokens
+            than the model.
+    """
+    language, config = load_llama(source)
+    tokenizer = TextTokenizer.from_folder(source, config.context)
+    check_vocabulary(source, tokenizer.vocab_size, config.vocab_size)
+    config = replace(
+        config, pad_token=tokenizer.token(tokenizer.pad), end_token=tokenizer.token(tokenizer.end)
+    )
+    weights = {f"language.{name}": tensor for name, tensor in language.state_dict().items()}
+    save_language_model(
+        folder, config, weights, tokenizer, {"data": {"corpora": [], "imported": source.name}}
+    )
+    return folder
+
+
 def _model_card(
     config: LMConfig, weights: Mapping[str, Tensor], tokenizer: TextTokenizer, about: Mapping[str, Any]
 ) -> str:
@@ -158,10 +183,16 @@ def _model_card(
         ("trained on", ", ".join(map(str, data.get("corpora", ()))) or "?"),
         ("training blocks", str(train.get("samples", "?"))),
     ]
-    about_it = (
-        "A decoder-only language model trained from scratch by foundry-bench, to start vision-language and",
-        "vision-language-action models from. It continues text; it follows no instructions.",
-    )
+    if "imported" in data:
+        about_it = (
+            f"The language model {data['imported']} in the format of foundry-bench, weights as they were.",
+            "The licence of the original holds for it.",
+        )
+    else:
+        about_it = (
+            "A decoder-only language model trained by foundry-bench, to start vision-language and",
+            "vision-language-action models from. It continues text; it follows no instructions.",
+        )
     code = (
         "from pathlib import Path",
         "from foundry_bench.policies.language_checkpoint import load_language_model",

@@ -114,6 +114,15 @@ class LLMStage:
         """See Stage.batch."""
         return self.source.batch(step)
 
+    @property
+    def tokens_per_sample(self) -> int:
+        """Tokens that a block predicts."""
+        return self.source.tokens_per_sample
+
+    def describe(self, step: int) -> str:
+        """What the batch of a step was made of."""
+        return self.source.describe(step)
+
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """See Stage.loss."""
         return self.source.loss(self.model, batch, generator)

@@ -1,6 +1,7 @@
 """Text as a source of training batches: blocks of tokens from corpora, the language loss, perplexity.
 
-Shapes: B blocks, S predicted tokens of a block (model.context), V vocabulary. A batch: tokens (B, S + 1).
+Shapes: B blocks, S predicted tokens of a block (model.context), T tokens, D width, V vocabulary. A batch:
+tokens (B, S + 1).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from foundry_bench.data.corpora.corpus import Corpus, open_corpus
 from foundry_bench.data.corpora.packed import PackedTokens
@@ -21,13 +23,14 @@ from foundry_bench.data.corpora.splits import Schedule
 from foundry_bench.data.corpora.stream import TokenStream, check_ranks
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.language import LanguageModel
-from foundry_bench.policies.losses import next_token_loss
+from foundry_bench.policies.losses import token_losses
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.stage import Batch
 from foundry_bench.training.text_config import TextConfig
 
 CURSORS = "text_cursors.json"
+LOGITS_AT_ONCE = 2**28  # 1 GiB in fp32
 
 
 class HasLanguage(Protocol):
@@ -50,7 +53,7 @@ class TextSource:
         context: S, tokens that a block predicts.
         batch_size: blocks of a batch, over all ranks.
         seed: of the order.
-        z_loss: see `next_token_loss`.
+        z_loss: see `block_loss`.
         validation_blocks: of each corpus.
         files: ``files`` of the run that is resumed.
         rank, world: which of how many processes this is.
@@ -139,6 +142,17 @@ class TextSource:
         del generator
         return block_loss(_language(model), batch["tokens"], self._z_loss)
 
+    def describe(self, number: int) -> str:
+        """What a batch was made of, for whoever looks for what went wrong."""
+        corpora, _ = self._schedule.rows(number * self._batch_size, self._batch_size)
+        counts = np.bincount(corpora, minlength=len(self._corpora))
+        parts = [
+            f"{count} of {corpus.spec.name}"
+            for corpus, count in zip(self._corpora, counts, strict=True)
+            if count
+        ]
+        return f"batch {number}: blocks of text, {', '.join(parts)}"
+
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Of held-out text: loss (nats a token), perplexity, bits per byte; empty where nothing is held out.
 
@@ -208,9 +222,30 @@ class TextSource:
 
 
 def block_loss(language: LanguageModel, tokens_BS: Tensor, z_loss: float = 0.0) -> Tensor:
-    """Mean loss of every token of blocks (B, S + 1) but the first, in nats; see `next_token_loss`."""
+    """Mean cross-entropy of every token but the first, in nats.
+
+    Non-obvious behaviour: where a batch has more than ``LOGITS_AT_ONCE`` logits they are made in parts, and
+    again in the backward pass, so that memory never holds all of them.
+
+    Args:
+        language: the language model.
+        tokens_BS: blocks (B, S + 1).
+        z_loss: coefficient of the mean squared logarithm of the softmax's denominator, added to it.
+    """
     hidden_BSD, _ = language.read_text(tokens_BS[:, :-1])
-    return next_token_loss(language.logits(hidden_BSD), tokens_BS[:, 1:], z_loss=z_loss)
+    hidden_TD, targets_T = hidden_BSD.flatten(0, 1), tokens_BS[:, 1:].flatten()
+    rows = max(1, LOGITS_AT_ONCE // language.vocab_size)
+    if len(targets_T) <= rows:
+        return _summed_loss(language, hidden_TD, targets_T, z_loss) / len(targets_T)
+    parts = [
+        checkpoint(_summed_loss, language, hidden, targets, z_loss, use_reentrant=False)
+        for hidden, targets in zip(hidden_TD.split(rows), targets_T.split(rows), strict=True)
+    ]
+    return torch.stack(parts).sum() / len(targets_T)
+
+
+def _summed_loss(language: LanguageModel, hidden_TD: Tensor, targets_T: Tensor, z_loss: float) -> Tensor:
+    return token_losses(language.logits(hidden_TD)[None], targets_T[None], z_loss).sum()
 
 
 @torch.no_grad()

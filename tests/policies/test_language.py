@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.generate import generate
 from foundry_bench.policies.language import LanguageModel
 from foundry_bench.policies.language_checkpoint import TextModel
 from foundry_bench.policies.lm_config import PRESETS, LMConfig, preset
@@ -83,6 +86,31 @@ def test_answers_follow_image_tokens(changes: dict[str, Any]) -> None:
     assert (again[:, 2:] - hidden[:, 2:]).abs().max() > 1e-3
     elsewhere, _ = language.read_text(answer, 1, language.read_block(image + 1, question))
     assert (elsewhere - hidden).abs().max() > 1e-3
+
+
+@variants
+def test_a_block_read_to_the_end_has_the_keys_and_values_of_read_block(changes: dict[str, Any]) -> None:
+    language = model(**changes)
+    _, question = language.read_text(tokens(2, 5), -5)
+    image = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    hidden = language.read_block_to_the_end(image, question)
+    assert hidden.shape == (2, 3, 32)
+    swapped = language.read_block_to_the_end(image.flip(1), question)
+    torch.testing.assert_close(swapped.flip(1), hidden, atol=1e-5, rtol=1e-4)  # no order, no position
+    embedded = language.read_embeddings(language.embedding(tokens(2, 5)), -5)
+    torch.testing.assert_close(embedded[1][-1], question[-1])
+
+
+@variants
+def test_half_precision_is_read_and_generated(changes: dict[str, Any]) -> None:
+    language = model(**changes)
+    text = tokens(2, 9)
+    expected = language.read_text(text)[0]
+    language = language.to(torch.bfloat16)
+    hidden, cache = language.read_text(text)
+    assert hidden.dtype == cache[0][0].dtype == torch.bfloat16
+    assert (hidden.float() - expected).abs().mean() < 0.05
+    assert len(generate(language, [[1, 2], [3]], max_tokens=3)[1]) == 3
 
 
 def test_grouped_queries_are_repeated_keys_and_values() -> None:
@@ -184,6 +212,14 @@ def test_a_config_survives_plain_values_and_starts_from_a_size() -> None:
 def test_impossible_shapes_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(FoundryError, match=words):
         LMConfig.from_dict(values)
+
+
+def test_configs_and_corpora_are_read_without_torch() -> None:
+    modules = "foundry_bench.policies.lm_config, foundry_bench.training.text_config"
+    heavy = "{'torch', 'transformers', 'datasets', 'mujoco'}"
+    code = f"import sys, {modules}; print('loaded:', *sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"
 
 
 def batch_of(config: VLAConfig) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.generate import generate
 from foundry_bench.policies.gguf_weights import INSTALL_SMOLLM2, convert_gguf, main, smollm2_gguf
+from foundry_bench.policies.language_checkpoint import import_llama, load_language_model
 from foundry_bench.policies.llama import load_llama, read_llama_config
 from foundry_bench.policies.tokenizer import TextTokenizer
 
@@ -34,7 +35,7 @@ def theirs(family: str = "Llama", **changes: Any) -> Any:
     import transformers
 
     rope = {"rope_type": "default", "rope_theta": changes.pop("rope_theta", 10_000.0)}
-    config = getattr(transformers, f"{family}Config")(**SHAPE, rope_parameters=rope, **changes)
+    config = getattr(transformers, f"{family}Config")(**{**SHAPE, **changes}, rope_parameters=rope)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -81,6 +82,30 @@ def test_logits_and_greedy_text_are_those_of_transformers(
         pad_token_id=0,
     )[:, 8:]  # fmt: skip
     assert generate(ours, text[:, :8].tolist(), max_tokens=20) == greedy.tolist()
+
+
+def test_an_imported_folder_is_a_checkpoint_of_the_llm_stage(tmp_path: Path) -> None:
+    model = theirs(vocab_size=300, tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(FoundryError, match=r"cannot read .*tokenizer\.json"):
+        import_llama(tmp_path / "theirs", tmp_path / "ours")
+    own = TextTokenizer.train_on_text(["the bowl and the plate"], 280, 8)
+    (tmp_path / "theirs" / "tokenizer.json").write_text(own.to_json())
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text('{"eos_token": "<pad>"}')
+    checkpoint = load_language_model(import_llama(tmp_path / "theirs", tmp_path / "ours"))
+    assert checkpoint.tokenizer.end == own.pad
+    text = torch.tensor([own.encode_text("the plate and the bowl")])
+    language = checkpoint.model.language
+    with torch.no_grad():
+        found = language.logits(language.read_text(text)[0])
+        torch.testing.assert_close(found, model(text).logits, atol=1e-5, rtol=1e-5)
+    assert "The language model theirs" in (tmp_path / "ours" / "README.md").read_text()
+    larger = TextTokenizer.train_on_text(
+        ["the bowl and the plate"], 320, 8, specials=[f"<{n}>" for n in range(50)]
+    )
+    (tmp_path / "theirs" / "tokenizer.json").write_text(larger.to_json())
+    with pytest.raises(FoundryError, match=r"has 3\d\d tokens, more than model\.vocab_size=300"):
+        import_llama(tmp_path / "theirs", tmp_path / "ours")
 
 
 def test_shards_are_read(tmp_path: Path) -> None:

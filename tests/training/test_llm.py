@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from foundry_bench.data.corpora.corpus import open_corpus
 from foundry_bench.data.corpora.spec import corpora_from
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.checkpoint import load_checkpoint
@@ -29,8 +30,9 @@ from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.llm_stage import LLMStage, train_language_model
 from foundry_bench.training.prefetch import Prefetcher
 from foundry_bench.training.text_config import TextConfig
-from foundry_bench.training.text_source import CURSORS, next_token_loss
+from foundry_bench.training.text_source import CURSORS, TextSource, block_loss
 from tests.data.corpora.files import write_jsonl, write_parquet
+from tests.training.toy import TINY
 
 MODEL = LMConfig(vocab_size=300, width=32, heads=4, kv_heads=2, layers=2, hidden=48, context=24, qk_norm=True)
 TRAIN = TrainConfig(
@@ -115,8 +117,10 @@ def saved_step(out: Path) -> int:
 
 
 def logged(out: Path) -> list[dict[str, Any]]:
+    """What was learned, not how fast."""
     lines = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("samples_per_s", "data_wait_s")} for line in lines]
+    learned = ("event", "step", "samples", "loss", "gradient_norm", "learning_rate", "bits_per_byte")
+    return [{k: v for k, v in line.items() if k in learned or "perplexity" in k} for line in lines]
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["in memory", "streamed"])
@@ -184,6 +188,10 @@ def test_batches_are_functions_of_the_number_and_ranks_divide_them(folder: Path)
     assert torch.equal(other.batch(4)["tokens"], batches[4])
     assert batches[0].shape == (8, 25)
     assert not torch.equal(batches[0], batches[1])
+    assert one.tokens_per_sample == 24
+    assert one.describe(3) in {
+        f"batch 3: blocks of text, {n} of lines, {8 - n} of tables" for n in range(1, 8)
+    }
     halves = [stage(rank=rank, world=2).batch(3)["tokens"] for rank in range(2)]
     assert torch.equal(torch.cat(halves), batches[3])
     with pytest.raises(FoundryError, match=r"train\.batch_size=8 cannot be divided among 3"):
@@ -219,10 +227,32 @@ def test_the_loss_is_cross_entropy_and_the_z_loss_pulls_logits_down() -> None:
     logits = language.logits(language.read_text(tokens[:, :-1])[0])
     expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     log_z = logits.logsumexp(-1)
-    torch.testing.assert_close(next_token_loss(language, tokens), expected)
+    torch.testing.assert_close(block_loss(language, tokens), expected)
     torch.testing.assert_close(
-        next_token_loss(language, tokens, 0.1), expected + 0.1 * log_z.square().mean(), atol=1e-5, rtol=1e-5
+        block_loss(language, tokens, 0.1), expected + 0.1 * log_z.square().mean(), atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_logits_in_parts_give_the_same_loss_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, z_loss: float
+) -> None:
+    torch.manual_seed(0)
+    model = TextModel(MODEL)
+    tokens = torch.randint(0, 300, (3, 25))
+
+    def learned() -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad()
+        loss = block_loss(model.language, tokens, z_loss)
+        loss.backward()
+        return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    whole, gradients = learned()
+    monkeypatch.setattr("foundry_bench.training.text_source.LOGITS_AT_ONCE", 10 * 300)
+    parts, again = learned()
+    assert parts == pytest.approx(whole, rel=1e-6)
+    for ours, theirs in zip(again, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
 def test_a_checkpoint_is_read_back_and_starts_a_vla(tmp_path: Path, folder: Path) -> None:
@@ -259,6 +289,27 @@ def test_a_checkpoint_is_read_back_and_starts_a_vla(tmp_path: Path, folder: Path
     features = vla.read_instructions(tokens, mask)
     expected = loaded.model.language.read_text(tokens, -32)[1]
     assert torch.equal(features.cache[1][0], expected[1][0])
+
+
+def test_text_teaches_the_language_model_of_a_vla(folder: Path) -> None:
+    """As one source among others: the VLA's own tokenizer, its language model, nothing else of it."""
+    config = replace(TINY, vocab_size=300)
+    vla = VLA(config)
+    tokenizer = TextTokenizer.train_on_text(sentences(20, 0), config.vocab_size, config.text_tokens)
+    corpora = [open_corpus(spec) for spec in text_of(folder).corpora]
+    source = TextSource(corpora, tokenizer, context=24, batch_size=8, seed=0)
+    optimizer = torch.optim.AdamW(vla.parameters(), lr=1e-2)
+    before = source.validate(vla)
+    for number in range(30):
+        loss = source.loss(vla, source.batch(number), torch.Generator())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert {name.split(".")[0] for name, p in vla.named_parameters() if p.grad is not None} == {"language"}
+    after = source.validate(vla)
+    assert set(after) == {"loss", "perplexity", "bits_per_byte", "perplexity_lines", "perplexity_tables"}
+    assert after["loss"] < before["loss"] / 3
+    assert after["bits_per_byte"] < before["bits_per_byte"] / 3
 
 
 def test_a_folder_that_is_no_language_model_is_named(tmp_path: Path, folder: Path) -> None:
