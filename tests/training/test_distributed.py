@@ -68,9 +68,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_learn_what_one_learns(tmp_path: Path, alone: Path, parallel: str) -> None:
-    out = done(2, tmp_path / parallel, parallel=parallel)
+@pytest.mark.parametrize(("processes", "parallel"), [(2, "ddp"), (2, "fsdp"), (3, "fsdp")])
+def test_processes_learn_what_one_learns(tmp_path: Path, alone: Path, processes: int, parallel: str) -> None:
+    """Three share neither the batch nor the rows of matrices evenly."""
+    out = done(processes, tmp_path / parallel, parallel=parallel)
     assert_same(out, alone)
 
 
