@@ -8,6 +8,7 @@ and what one unsharded process wrote is read by sharded ones. No pickle is writt
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def load_into(tensors: dict[str, Tensor], folder: Path, alone: bool = False) -> 
     from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # being alone is meant
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
         raise FoundryError(f"{folder} is damaged ({reason}); delete {folder.parent} to train anew") from error

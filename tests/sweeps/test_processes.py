@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,22 @@ def test_an_onlooker_writes_nothing(tmp_path: Path) -> None:
     with Onlooker(tmp_path).running("train", "inputs") as output:
         output["checkpoint"] = "x"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_command_heeds_a_signal(here: Path) -> None:
+    words = [word.replace("samples=32", "samples=4000") for word in WORDS]
+    command = [sys.executable, "-m", "foundry_bench", *words, "train.save_every=100000", "train.log_every=4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    started = subprocess.Popen(command, cwd=here, env=environment, stderr=subprocess.PIPE, text=True)
+    log = here / "results" / "shared" / "train" / "train.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 143, said[-3000:]
+    assert "the same command goes on from there" in said
+    assert ExperimentState(here / "results" / "shared").finished("train", "any") is None
+    progress = json.loads((log.parent / "state" / "trainer.json").read_text())
+    assert 0 < progress["step"] < 1000

@@ -49,3 +49,29 @@ def test_a_budget_that_was_given_is_kept() -> None:
 def test_key_without_a_field_is_refused() -> None:
     with pytest.raises(FoundryError, match=r"demos\.noisy: no such key, did you mean 'noise'"):
         sections.build(DemosConfig, "demos", {"noisy": 1})
+
+
+def test_parts_of_the_model_are_named_on_the_command_line() -> None:
+    words = [
+        "train.rates={stems: 0.1, language.blocks: 1}",
+        "train.freeze=[language]",
+        "train.freeze_until=64",
+    ]
+    config = compose([*words, "train.init_from=some/where", "train.keep_best=action_error"])
+    made = sections.train_config(config, tasks=1)
+    assert dict(made.rates) == {"stems": 0.1, "language.blocks": 1.0}
+    assert (made.freeze, made.freeze_until) == (("language",), 64)
+    assert (made.init_from, made.keep_best) == ("some/where", "action_error")
+    assert sections.train_config(compose([]), tasks=1).rates == ()
+    with pytest.raises(FoundryError, match=r"train\.schedule=linear: no such choice"):
+        compose(["train.schedule=linear"])
+
+
+def test_how_it_is_computed_makes_no_other_experiment_but_a_schedule_does() -> None:
+    plain = compose([]).experiment
+    for word in ("train.parallel=ddp", "train.accumulate=4", "train.checkpoint_activations=true"):
+        assert compose([word]).experiment == plain, word
+    assert (
+        len({plain, compose(["train.schedule=wsd"]).experiment, compose(["train.freeze=[stems]"]).experiment})
+        == 3
+    )

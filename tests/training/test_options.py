@@ -53,6 +53,11 @@ def trained(one: Trainer, steps: int) -> tuple[list[float], dict[str, torch.Tens
     return losses, {name: value.clone() for name, value in one.model.state_dict().items()}
 
 
+def test_the_defaults_learn_what_they_always_did(tmp_path: Path) -> None:
+    losses, _ = trained(trainer(tmp_path, samples=256), 4)
+    assert losses == pytest.approx([1.46147299, 1.75296772, 1.63299167, 1.61351717], rel=1e-5)
+
+
 def test_wsd_is_stable_and_then_falls_in_a_straight_line() -> None:
     config = TrainConfig(samples=32_000, warmup=3200, learning_rate=1e-3, schedule="wsd", decay_fraction=0.25)
     rates = [learning_rate(step, config) for step in range(config.steps)]

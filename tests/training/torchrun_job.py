@@ -1,6 +1,6 @@
 """What the tests of several processes run, alone or under torchrun: a tiny training, stopped where asked.
 
-python -m tests.training.torchrun_job OUT '{"parallel": "ddp"}' [--mixed] [--stop-at STEP]
+python -m tests.training.torchrun_job OUT '{"parallel": "ddp"}' [--mixed] [--stop-at STEP] [--slow]
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,14 +42,50 @@ def stop_at(step: int) -> None:
     Trainer.update = terminated  # type: ignore[method-assign]
 
 
+def fill_the_disk_after(saves: int) -> None:
+    """Let the last process, and no other, find the disk full when it has written its shards some times."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    write = HuggingFaceStorageWriter.write_data
+    done = 0
+
+    def fills_up(self: Any, plan: Any, planner: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done > saves and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
+            raise OSError(28, "No space left on device")
+        return write(self, plan, planner)
+
+    HuggingFaceStorageWriter.write_data = fills_up
+
+
+def go_slowly() -> None:
+    """Leave time for a signal from outside, and say when training is under way."""
+    update = Trainer.update
+
+    def slow(self: Trainer, batch: Batch) -> Update:
+        if self.step == 2:
+            print("under way", flush=True)
+        time.sleep(0.3)
+        return update(self, batch)
+
+    Trainer.update = slow  # type: ignore[method-assign]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("changes", type=json.loads)
     parser.add_argument("--mixed", action="store_true")
     parser.add_argument("--stop-at", type=int)
+    parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--full-after", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.full_after is not None:
+        fill_the_disk_after(arguments.full_after)
+    if arguments.slow:
+        go_slowly()
     if arguments.stop_at is not None:
         stop_at(arguments.stop_at)
     config = replace(BASE, **arguments.changes)
