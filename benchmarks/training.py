@@ -164,7 +164,12 @@ class Candidate:
                 now(policy.device)
 
             prefix = quartile([timed(encode) for _ in range(12)][2:])
-        steps = config.euler_steps if config.head == "flow" else 1
+        passes = {
+            "flow": config.euler_steps,
+            "diffusion": config.denoising_steps,
+            "tokens": config.horizon * config.action_dim,
+        }
+        steps = passes.get(config.head, 1)
         return 1e3 * once / ROWS, 1e3 * (once + (steps - 1) * prefix) / ROWS
 
 
@@ -172,7 +177,7 @@ def attention_flops(config: VLAConfig, batch: int, instructions: int) -> float:
     """Both products of attention in one forward pass."""
     text = config.text_tokens
     block = len(config.cameras) * token_grid(config.image_size, config.stem_channels) ** 2 + 1
-    queries = config.horizon * (config.flow_draws if config.head == "flow" else 1)
+    queries = config.horizon * (config.flow_draws if config.head in ("flow", "diffusion") else 1)
     pairs = (
         config.layers * instructions * text * text
         + (config.layers - 1) * batch * block * (text + block)

@@ -104,11 +104,12 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(
         assert json.loads(ours["state/action_tokenizer.json"])["kind"] == "dct"
 
 
-def test_a_folder_of_another_architecture_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "then"), [("act", "bc_transformer"), ("pooled", "dct"), ("dct", "pooled")])
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path, first: str, then: str) -> None:
     config = replace(TINY_TRAIN, samples=16)
-    train(config, KINDS["act"], ToyDataset(), tmp_path, "cpu", progress=False)
+    train(config, KINDS[first], ToyDataset(), tmp_path, "cpu", progress=False)
     with pytest.raises(FoundryError, match=r"holds a run with model\.\w+=.*, now it is"):
-        train(config, KINDS["bc_transformer"], ToyDataset(), tmp_path, "cpu", progress=False)
+        train(config, KINDS[then], ToyDataset(), tmp_path, "cpu", progress=False)
 
 
 def test_validation_works_with_tokens(tmp_path: Path) -> None:
