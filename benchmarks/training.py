@@ -165,7 +165,12 @@ class Candidate:
                 now(policy.device)
 
             prefix = quartile([timed(encode) for _ in range(12)][2:])
-        steps = config.euler_steps if config.head == "flow" else 1
+        passes = {
+            "flow": config.euler_steps,
+            "diffusion": config.denoising_steps,
+            "tokens": config.horizon * config.action_dim,
+        }
+        steps = passes.get(config.head, 1)
         return 1e3 * once / ROWS, 1e3 * (once + (steps - 1) * prefix) / ROWS
 
 

@@ -84,6 +84,8 @@ def test_the_test_sees_imports_inside_functions(tmp_path: Path) -> None:
         ("import foundry_bench.sweeps.pipeline", {"torch", "mujoco", "transformers", "matplotlib"}),
         ("import foundry_bench.envs.suites", {"torch", "mujoco", "robosuite"}),
         ("import foundry_bench.policies.base", {"torch", "mujoco"}),
+        ("import foundry_bench.policies.architectures", {"torch", "mujoco", "scipy"}),
+        ("import foundry_bench.policies.vla", {"mujoco", "diffusers", "transformers"}),
     ],
 )
 def test_import_loads_nothing_heavy(statement: str, banned: set[str]) -> None:

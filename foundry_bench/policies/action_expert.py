@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.language import KeyValue, SwiGLU, init_linear
 from foundry_bench.policies.norm import RMSNorm
-from foundry_bench.policies.prefix import attention_mask
+from foundry_bench.policies.prefix import expert_mask
 
 
 class ExpertBlock(nn.Module):
@@ -125,8 +125,8 @@ class ActionExpert(nn.Module):
             draws = actions.shape[1]
             x = self.input(actions) + self.step + self.time(time_features(time))[:, :, None]
             x = x.flatten(1, 2)
-        own = draw_mask(draws, self.horizon, x.device) if draws > 1 else None
-        mask = attention_mask(own, prefix, x.shape[1])
+        mask = draw_mask(draws, self.horizon, prefix[0][0].shape[2], x.device) if draws > 1 else None
+        mask = expert_mask(mask, prefix, x.shape[1])
         for block, kv in zip(self.blocks, prefix, strict=True):
             x = block(x, kv, mask)
         return self.output(self.norm(x)).unflatten(1, (draws, self.horizon))
@@ -144,7 +144,8 @@ def time_features(time: Tensor, count: int = 64) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def draw_mask(draws: int, horizon: int, device: torch.device) -> Tensor:
-    """Boolean mask (R * K, R * K): every draw sees itself, never another draw."""
+def draw_mask(draws: int, horizon: int, prefix: int, device: torch.device) -> Tensor:
+    """Boolean mask (R * K, P + R * K): every draw sees the prefix and itself, never another draw."""
     draw = torch.arange(draws, device=device).repeat_interleave(horizon)
-    return draw[:, None] == draw[None, :]
+    own = draw[:, None] == draw[None, :]
+    return torch.cat([torch.ones(draws * horizon, prefix, dtype=torch.bool, device=device), own], dim=1)

@@ -20,8 +20,8 @@ class InstructionFeatures(Protocol):
         ...
 
     @staticmethod
-    def cat(parts: Sequence[Any]) -> Any:
-        """The features of several, one after the other."""
+    def joined(parts: Sequence[Any]) -> Any:
+        """The features of several instructions, in their order."""
         ...
 
 
@@ -33,6 +33,8 @@ class ActionModel(Protocol):
     """
 
     config: Any  # an architectures.ModelConfig; every model has its own
+    head: Any  # what has the loss and the sampler, where that is not the model itself
+    assets: dict[str, str]  # small text files by name that a checkpoint keeps beside the weights
 
     def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> Any:
         """InstructionFeatures of token ids (U, T), given which of them are not padding."""

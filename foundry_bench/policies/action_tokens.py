@@ -308,13 +308,13 @@ def read_action_tokenizer(
     ):
         if found != wanted:
             raise FoundryError(
-                f"{where} has {key}={found}, config.yaml says model.{key}={wanted}; restore the file "
-                "that was saved with these weights"
+                f"{where} has {key}={found}, the model wants model.{key}={wanted}; "
+                "give the folder or the experiment that belongs to the model"
             )
     if tokenizer.vocab_size > config.action_vocab or (end is not None and end >= config.action_vocab):
         raise FoundryError(
-            f"{where} has {tokenizer.vocab_size} tokens, more than model.action_vocab={config.action_vocab} "
-            "in config.yaml; restore the file that was saved with these weights"
+            f"{where} has {tokenizer.vocab_size} tokens, more than model.action_vocab={config.action_vocab}"
+            "; give the folder or the experiment that belongs to the model"
         )
     return tokenizer
 

@@ -8,7 +8,7 @@ Everything is text or safetensors: loading a checkpoint runs no code from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +17,9 @@ import yaml
 from torch import Tensor
 
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.action_tokens import ActionTokenizer, read_action_tokenizer
+from foundry_bench.policies.action_tokens import read_action_tokenizer
 from foundry_bench.policies.architectures import ModelConfig, read_config
-from foundry_bench.policies.build import make_model, needs_action_tokenizer
+from foundry_bench.policies.build import ACTION_TOKENIZER, ASSETS, asset_names, make_model
 from foundry_bench.policies.checkpoint_files import (
     CARD,
     CONFIG,
@@ -48,7 +48,6 @@ __all__ = [
 ]  # fmt: skip
 
 NORMALIZATION = "normalization.json"
-ACTION_TOKENIZER = "action_tokenizer.json"  # only of models that speak in action tokens
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Checkpoint:
     normalizer: Normalizer
     tokenizer: TextTokenizer
     about: Mapping[str, Any]  # plain sections beside "model": train, data, versions
-    action_tokenizer: ActionTokenizer | None = None
+    assets: Mapping[str, str] = field(default_factory=dict)  # ActionModel.assets
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -72,9 +71,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         NORMALIZATION: checkpoint.normalizer.to_json().encode(),
         TOKENIZER: checkpoint.tokenizer.to_json().encode(),
         CARD: model_card(checkpoint).encode(),
+        **{name: text.encode() for name, text in checkpoint.assets.items()},
     }
-    if checkpoint.action_tokenizer is not None:
-        files[ACTION_TOKENIZER] = checkpoint.action_tokenizer.to_json().encode()
     write_folder(folder, files)
 
 
@@ -103,20 +101,23 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)
     )
     check_vocabulary(folder, tokenizer.vocab_size, config.vocab_size)
-    return Checkpoint(config, weights, normalizer, tokenizer, sections, _action_tokenizer(folder, config))
+    return Checkpoint(config, weights, normalizer, tokenizer, sections, _assets(folder, config))
 
 
-def _action_tokenizer(folder: Path, config: ModelConfig) -> ActionTokenizer | None:
-    if not needs_action_tokenizer(config):
-        return None
-    path = folder / ACTION_TOKENIZER
-    return read_action_tokenizer(read_text(path), cast("VLAConfig", config), str(path))
+def _assets(folder: Path, config: ModelConfig) -> dict[str, str]:
+    """The small files of a folder, each found to be what its name says."""
+    assets = {name: read_text(folder / name) for name in asset_names(config)}
+    if ACTION_TOKENIZER in assets:
+        read_action_tokenizer(
+            assets[ACTION_TOKENIZER], cast("VLAConfig", config), str(folder / ACTION_TOKENIZER)
+        )
+    return assets
 
 
 def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
     """The policy of a checkpoint folder, ready to predict on ``device`` (auto: a GPU where there is one)."""
     checkpoint = load_checkpoint(folder)
-    model = make_model(checkpoint.config, checkpoint.action_tokenizer)
+    model = make_model(checkpoint.config, checkpoint.assets)
     model.load_state_dict(dict(checkpoint.weights))
     return VLAPolicy(
         model,
@@ -129,10 +130,13 @@ def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
 
 def checkpoint_hash(folder: Path) -> str:
     """12 hex digits over everything that determines the policy's actions (the model card does not)."""
-    names = [CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER]
-    if (folder / ACTION_TOKENIZER).exists():
-        names.append(ACTION_TOKENIZER)
-    return folder_hash(folder, names)
+    return folder_hash(folder, _hashed(folder))
+
+
+def _hashed(folder: Path) -> list[str]:
+    """Files that determine actions; the assets come after the ones all checkpoints have."""
+    assets = [name for name in ASSETS if (folder / name).is_file()]
+    return [CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, *assets]
 
 
 def model_card(checkpoint: Checkpoint) -> str:

@@ -1,6 +1,6 @@
-"""What an action expert reads: keys and values of every layer, and which of their tokens are padding.
+"""A prefix of which some tokens are padding that nobody may read.
 
-Shapes: B batch, G heads of keys and values, P prefix tokens, N size of a head, Q query tokens.
+Shapes: B batch, P prefix tokens, Q queries.
 """
 
 from __future__ import annotations
@@ -14,42 +14,29 @@ from foundry_bench.policies.language import KeyValue
 
 
 class Prefix(list[KeyValue]):
-    """Keys and values per layer, (B, G, P, N) each, with an optional mask of the tokens that count.
+    """Keys and values per layer, and which of their tokens are real.
 
-    A plain list is a prefix without padding, so a backbone whose prompts all have one length needs not know
-    this class.
+    Our own stack needs no mask (it learns its padding); a pretrained backbone never saw any, so what it
+    makes of padding is hidden from the action expert too.
     """
 
-    def __init__(self, layers: Iterable[KeyValue] = (), mask_BP: Tensor | None = None) -> None:
-        """``mask_BP``: boolean, True where a token is real; every row has at least one."""
+    def __init__(self, layers: Iterable[KeyValue], mask_BP: Tensor) -> None:
         super().__init__(layers)
         self.mask_BP = mask_BP
 
 
-def padding_of(prefix: Sequence[KeyValue]) -> Tensor | None:
-    """The (B, P) mask of the real tokens, or None where nothing is padded."""
-    return prefix.mask_BP if isinstance(prefix, Prefix) else None
-
-
-def attention_mask(own_QQ: Tensor | None, prefix: Sequence[KeyValue], queries: int) -> Tensor | None:
-    """Mask for queries that read [prefix, themselves]; None where everything sees everything.
+def expert_mask(own_QK: Tensor | None, prefix: Sequence[KeyValue], queries: int) -> Tensor | None:
+    """The attention mask of action tokens over [prefix, action tokens].
 
     Args:
-        own_QQ: boolean, which queries see which; None: all.
-        prefix: gives the number of prefix tokens and the padding among them.
-        queries: how many.
+        own_QK: a mask (Q, P + Q) that is the same for all rows, None where all is allowed.
+        prefix: a `Prefix` hides its padding, any other sequence hides nothing.
 
     Returns:
-        boolean, (Q, P + Q), or (B, 1, Q, P + Q) where the prefix has padding.
+        ``own_QK`` where the prefix hides nothing; otherwise (B, 1, Q, P + Q).
     """
-    padding_BP = padding_of(prefix)
-    if own_QQ is None and padding_BP is None:
-        return None
-    device, tokens = prefix[0][0].device, prefix[0][0].shape[2]
-    if own_QQ is None:
-        own_QQ = torch.ones(queries, queries, dtype=torch.bool, device=device)
-    if padding_BP is None:
-        return torch.cat([torch.ones(queries, tokens, dtype=torch.bool, device=device), own_QQ], dim=1)
-    batch = len(padding_BP)
-    real = padding_BP.to(torch.bool)[:, None, None].expand(batch, 1, queries, tokens)
-    return torch.cat([real, own_QQ.expand(batch, 1, queries, queries)], dim=3)
+    mask_BP = getattr(prefix, "mask_BP", None)
+    if mask_BP is None:
+        return own_QK
+    seen = torch.cat([mask_BP, mask_BP.new_ones(len(mask_BP), queries)], dim=1)[:, None, None]
+    return seen.expand(-1, -1, queries, -1) if own_QK is None else seen & own_QK

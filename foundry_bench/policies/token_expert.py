@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from foundry_bench.policies.action_expert import ExpertBlock
 from foundry_bench.policies.language import KeyValue, init_linear
 from foundry_bench.policies.norm import RMSNorm
-from foundry_bench.policies.prefix import attention_mask, padding_of
+from foundry_bench.policies.prefix import Prefix, expert_mask
 
 
 class Written(NamedTuple):
@@ -66,8 +66,9 @@ class TokenExpert(nn.Module):
         before = torch.cat([start, tokens_BL[:, :-1]], dim=1)
         count = before.shape[1]
         x = self.embedding(before) + self.position[:count]
-        causal = torch.ones(count, count, dtype=torch.bool, device=x.device).tril()
-        mask = attention_mask(causal, prefix, count)
+        before_it = prefix[0][0].shape[2]
+        causal = torch.ones(count, before_it + count, dtype=torch.bool, device=x.device).tril(before_it)
+        mask = expert_mask(causal, prefix, count)
         for block, kv in zip(self._stack, prefix, strict=True):
             x = block(x, kv, mask)
         return self.output(self.norm(x))
@@ -81,9 +82,10 @@ class TokenExpert(nn.Module):
                 for tensor in kv
             ]
             layers.append((room[0], room[1]))
-        padding = padding_of(prefix)
-        if padding is not None:
-            padding = torch.cat([padding.bool(), padding.new_ones(len(padding), self.length).bool()], dim=1)
+        padding = None
+        if isinstance(prefix, Prefix):
+            mask_BP = prefix.mask_BP
+            padding = torch.cat([mask_BP, mask_BP.new_ones(len(mask_BP), self.length)], dim=1)
         return Written(layers, prefix[0][0].shape[2], padding)
 
     def write(self, written: Written, position: int, token_B: Tensor | None) -> Tensor:

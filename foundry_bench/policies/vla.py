@@ -13,10 +13,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from foundry_bench.policies.action_expert import token_keys_values
+from foundry_bench.policies.action_expert import ActionExpert, token_keys_values
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.heads import make_expert, make_head
 from foundry_bench.policies.language import KeyValue, LanguageModel, init_linear
+from foundry_bench.policies.token_expert import TokenExpert
 from foundry_bench.policies.vision import Stem
 
 __all__ = ["VLA", "TextFeatures", "VLAConfig"]
@@ -34,8 +35,8 @@ class TextFeatures(NamedTuple):
         return TextFeatures(self.film.index_select(0, inverse_B), cache)
 
     @staticmethod
-    def cat(parts: Sequence[TextFeatures]) -> TextFeatures:
-        """The features of several, one after the other."""
+    def joined(parts: Sequence[TextFeatures]) -> TextFeatures:
+        """The features of several instructions, in their order."""
         layers = zip(*(part.cache for part in parts), strict=True)
         cache = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
         return TextFeatures(torch.cat([part.film for part in parts]), cache)
@@ -55,6 +56,7 @@ class VLA(nn.Module):
     def __init__(self, config: VLAConfig) -> None:
         super().__init__()
         self.config = config
+        self.assets: dict[str, str] = {}  # see action_model.ActionModel
         self.language = LanguageModel(
             config.vocab_size, config.width, config.heads, config.layers, config.hidden,
             kv_heads=config.kv_heads or None, head_size=config.head_size or None, rope_base=config.rope_base,
@@ -68,17 +70,21 @@ class VLA(nn.Module):
         )
         self.state = nn.Linear(config.state_dim, config.width)
         init_linear(self.state)
-        self.expert = make_expert(
-            config,
-            heads=config.heads,
-            head_size=self.language.head_size,
-            layers=config.layers,
-            kv_heads=self.language.kv_heads,
-        )
+        self.expert = self._build_expert(config)
         if config.conditioning == "pooled":
             self.pooled = nn.Linear(config.width, config.expert_width)
             init_linear(self.pooled)
         self.head = make_head(config)
+
+    def _build_expert(self, config: VLAConfig) -> ActionExpert | TokenExpert:
+        language = self.language
+        return make_expert(
+            config,
+            heads=config.heads,
+            head_size=language.head_size,
+            layers=config.layers,
+            kv_heads=language.kv_heads,
+        )
 
     def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> TextFeatures:
         """Features of distinct instructions from token ids (U, T) and which of them are not padding."""

@@ -90,7 +90,7 @@ class VLAPolicy:
     ) -> np.ndarray:
         """Normalised chunks (ROWS, horizon, action_dim)."""
         features = [self._text(instruction) for instruction in instructions]
-        text = features[0].cat(features)
+        text = features[0].joined(features)
         encoded = self.model.encode(
             torch.from_numpy(images).to(self.device), torch.from_numpy(state).to(self.device), text
         )

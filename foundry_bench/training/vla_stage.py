@@ -20,14 +20,11 @@ import foundry_bench
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.action_tokens import (
     FIT_CHUNKS,
-    ActionTokenizer,
     fit_action_tokenizer,
-    read_action_tokenizer,
 )
 from foundry_bench.policies.architectures import ModelConfig
-from foundry_bench.policies.build import make_model, needs_action_tokenizer
+from foundry_bench.policies.build import give_action_tokenizer, make_model, needs_action_tokenizer
 from foundry_bench.policies.checkpoint import (
-    ACTION_TOKENIZER,
     NORMALIZATION,
     Checkpoint,
     save_checkpoint,
@@ -82,25 +79,21 @@ class VLAStage:
         self._tokens, self._token_mask = self.tokenizer.encode(instructions)
         train, self._held_out = split_frames(dataset, config)
         self._order = SampleOrder(train, config.batch_size, config.seed)
-        self.action_tokenizer = self._fit_action_tokenizer(train, files)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self._policy_model = make_model(model_config, self.action_tokenizer)
+            self._policy_model = make_model(model_config, files)
+        if files is None and needs_action_tokenizer(model_config):
+            self._fit_action_tokenizer(train)
         assert isinstance(self._policy_model, nn.Module)
         self.model = self._policy_model
 
-    def _fit_action_tokenizer(
-        self, frames: np.ndarray, files: Mapping[str, str] | None
-    ) -> ActionTokenizer | None:
-        """The tokenizer of the run that is resumed, or one fitted on chunks evenly spread over the frames."""
-        if not needs_action_tokenizer(self.model_config):
-            return None
+    def _fit_action_tokenizer(self, frames: np.ndarray) -> None:
+        """Fit the model's action tokenizer on chunks that are evenly spread over the frames."""
         config = cast("VLAConfig", self.model_config)
-        if files is not None:
-            return read_action_tokenizer(files[ACTION_TOKENIZER], config)
         spread = np.linspace(0, len(frames) - 1, min(FIT_CHUNKS, len(frames))).astype(np.int64)
         actions, mask = self.dataset.chunks(frames[spread], config.horizon)
-        return fit_action_tokenizer(config, self.normalizer.action.apply(actions), mask)
+        tokenizer = fit_action_tokenizer(config, self.normalizer.action.apply(actions), mask)
+        give_action_tokenizer(self._policy_model, tokenizer)
 
     def identity(self) -> Mapping[str, Mapping[str, Any]]:
         """See Stage.identity."""
@@ -116,10 +109,11 @@ class VLAStage:
 
     def files(self) -> Mapping[str, str]:
         """See Stage.files."""
-        files = {NORMALIZATION: self.normalizer.to_json(), TOKENIZER: self.tokenizer.to_json()}
-        if self.action_tokenizer is not None:
-            files[ACTION_TOKENIZER] = self.action_tokenizer.to_json()
-        return files
+        return {
+            NORMALIZATION: self.normalizer.to_json(),
+            TOKENIZER: self.tokenizer.to_json(),
+            **self._policy_model.assets,
+        }
 
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
@@ -217,7 +211,7 @@ class VLAStage:
                 self.normalizer,
                 self.tokenizer,
                 about,
-                self.action_tokenizer,
+                self._policy_model.assets,
             ),
         )
 

@@ -13,7 +13,7 @@ import torch
 from foundry_bench.policies.action_tokens import fit_action_tokenizer
 from foundry_bench.policies.architectures import ModelConfig
 from foundry_bench.policies.baselines.config import ACTConfig, BCTransformerConfig, DiffusionPolicyConfig
-from foundry_bench.policies.build import make_model, needs_action_tokenizer
+from foundry_bench.policies.build import ACTION_TOKENIZER, make_model, needs_action_tokenizer
 from foundry_bench.policies.checkpoint import Checkpoint, save_checkpoint
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer
@@ -73,14 +73,15 @@ def parts(
     config: ModelConfig, seed: int = 0, spread: float | None = 0.3
 ) -> tuple[Any, Normalizer, TextTokenizer]:
     """An untrained model with its scaling and tokenizer; ``spread`` keeps its outputs from being tiny."""
-    action_tokenizer = None
+    assets = {}
     if needs_action_tokenizer(config):
         assert isinstance(config, VLAConfig)
         chunks = smooth_chunks(config, 200)
-        action_tokenizer = fit_action_tokenizer(config, chunks, np.ones(chunks.shape[:2], dtype=bool))
+        fitted = fit_action_tokenizer(config, chunks, np.ones(chunks.shape[:2], dtype=bool))
+        assets[ACTION_TOKENIZER] = fitted.to_json()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: Any = make_model(config, action_tokenizer)
+        model: Any = make_model(config, assets)
     for name, parameter in model.named_parameters():
         if spread is not None and name.split(".")[-2:] == ["output", "weight"]:
             torch.nn.init.normal_(parameter, std=spread, generator=torch.Generator().manual_seed(1))

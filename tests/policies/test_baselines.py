@@ -31,9 +31,8 @@ def saved(folder: Path, name: str) -> VLAPolicy:
     """Save an untrained policy; returns it."""
     config = POLICIES[name]
     model, normalizer, tokenizer = parts(config)
-    action_tokenizer = model.head.tokenizer if config.head == "tokens" else None
     save_checkpoint(
-        folder, Checkpoint(config, model.state_dict(), normalizer, tokenizer, ABOUT, action_tokenizer)
+        folder, Checkpoint(config, model.state_dict(), normalizer, tokenizer, ABOUT, model.assets)
     )
     return VLAPolicy(model, normalizer, tokenizer, device="cpu")
 

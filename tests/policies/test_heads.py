@@ -321,3 +321,16 @@ def test_cross_entropy_starts_at_that_of_an_even_guess() -> None:
     loss = model.loss(batch_of(POLICIES["bins"], tokenizer), torch.Generator())
     even = F.cross_entropy(torch.zeros(1, 64), torch.tensor([0]))
     assert loss.item() == pytest.approx(even.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_training_works_in_mixed_precision(name: str) -> None:
+    """As on a GPU: the loss is near that of full precision, and every gradient is finite."""
+    model, _, tokenizer = parts(POLICIES[name], spread=None)
+    batch = batch_of(POLICIES[name], tokenizer)
+    exact = model.loss(batch, torch.Generator().manual_seed(0)).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.loss(batch, torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(exact, rel=0.05)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

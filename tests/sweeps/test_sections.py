@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from foundry_bench.configs.compose import compose
+from foundry_bench.configs.compose import compose, groups
 from foundry_bench.data.demos import DemosConfig
 from foundry_bench.errors import FoundryError
 from foundry_bench.evaluation.protocol import Protocol
+from foundry_bench.policies.architectures import CONFIGS
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.sweeps import sections
 from foundry_bench.training.config import TrainConfig
@@ -34,6 +35,19 @@ def test_defaults_agree() -> None:
     assert sections.model_config(config) == VLAConfig()
     assert sections.protocol(config) == Protocol()
     assert sections.train_config(config, 1) == TrainConfig(samples=config.train.samples_per_task)
+
+
+@pytest.mark.parametrize("name", groups()["model"])
+def test_every_model_sets_all_fields_of_its_config(name: str) -> None:
+    plain = sections.values(compose([f"model={name}"]), "model")
+    cls = CONFIGS[plain["architecture"]]
+    assert set(plain) == {field.name for field in fields(cls)}
+    assert type(sections.model_config(compose([f"model={name}"]))) is cls
+
+
+@pytest.mark.parametrize("name", ["diffusion_policy", "act", "bc_transformer"])
+def test_defaults_of_the_baselines_agree(name: str) -> None:
+    assert sections.model_config(compose([f"model={name}"])) == CONFIGS[name]()
 
 
 @pytest.mark.parametrize("name", ["foundry", "libero_openpi", "libero_openvla"])

@@ -57,6 +57,7 @@ class ACT(nn.Module):
     def __init__(self, config: ACTConfig) -> None:
         super().__init__()
         self.config = config
+        self.head, self.assets = None, dict[str, str]()
         width, cameras = config.width, len(config.cameras)
         self.text = TextEncoder(config)
         self.stem = Stem(config.image_size, config.stem_channels, width, width, cameras)

@@ -37,6 +37,7 @@ class BCTransformer(nn.Module):
     def __init__(self, config: BCTransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.head, self.assets = None, dict[str, str]()
         width, modes, dim = config.width, config.modes, config.action_dim
         self.observation = ObservationEncoder(config)
         self.kind = nn.Parameter(0.5 * torch.randn(len(config.cameras) + 2, width))

@@ -28,6 +28,7 @@ class DiffusionPolicy(nn.Module):
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self.head, self.assets = None, dict[str, str]()
         self.observation = ObservationEncoder(config)
         self.condition = nn.Linear((len(config.cameras) + 2) * config.width, config.condition_width)
         init_linear(self.condition)

@@ -31,7 +31,7 @@ class Instructions(NamedTuple):
         return Instructions(self.summary.index_select(0, inverse_B), self.film.index_select(0, inverse_B))
 
     @staticmethod
-    def cat(parts: Sequence[Instructions]) -> Instructions:
+    def joined(parts: Sequence[Instructions]) -> Instructions:
         """See action_model.InstructionFeatures."""
         return Instructions(
             torch.cat([part.summary for part in parts]), torch.cat([part.film for part in parts])
