@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from foundry_bench.policies.language import KeyValue, SwiGLU, init_linear
 from foundry_bench.policies.norm import RMSNorm
+from foundry_bench.policies.prefix import expert_mask
 
 
 class ExpertBlock(nn.Module):
@@ -93,6 +94,7 @@ class ActionExpert(nn.Module):
             x = self.input(actions) + self.step + self.time(time_features(time))[:, :, None]
             x = x.flatten(1, 2)
         mask = draw_mask(draws, self.horizon, prefix[0][0].shape[2], x.device) if draws > 1 else None
+        mask = expert_mask(mask, prefix, x.shape[1])
         for block, kv in zip(self.blocks, prefix, strict=True):
             x = block(x, kv, mask)
         return self.output(self.norm(x)).unflatten(1, (draws, self.horizon))

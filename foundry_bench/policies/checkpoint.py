@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ import yaml
 from torch import Tensor
 
 from foundry_bench.errors import FoundryError, nearest
+from foundry_bench.policies.build import (
+    ASSETS,
+    InstructionTokenizer,
+    asset_names,
+    make_model,
+    read_tokenizer,
+)
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer
 from foundry_bench.policies.storage import (
@@ -25,8 +32,6 @@ from foundry_bench.policies.storage import (
     tensors_to_bytes,
     write_folder,
 )
-from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 
 CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, CARD = (
@@ -42,8 +47,9 @@ class Checkpoint:
     config: VLAConfig
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
-    tokenizer: TextTokenizer
+    tokenizer: InstructionTokenizer
     about: Mapping[str, Any]  # plain sections beside "model": train, data, versions
+    assets: Mapping[str, str] = field(default_factory=dict)  # VLA.assets: shapes of pretrained parts
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -57,6 +63,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             NORMALIZATION: checkpoint.normalizer.to_json().encode(),
             TOKENIZER: checkpoint.tokenizer.to_json().encode(),
             CARD: model_card(checkpoint).encode(),
+            **{name: text.encode() for name, text in checkpoint.assets.items()},
         },
     )
 
@@ -78,8 +85,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (FoundryError, TypeError) as error:
         raise FoundryError(f"{path}: {error}") from error
     weights = read_tensors(folder / WEIGHTS)
+    assets = {name: read_text(folder / name) for name in asset_names(config)}
+    texts = {**assets, TOKENIZER: read_text(folder / TOKENIZER)}
+    tokenizer = read_tokenizer(config, texts, str(folder / TOKENIZER))
     with torch.device("meta"):
-        expected = VLA(config).state_dict()
+        expected = make_model(config, texts).state_dict()
     check_tensors(weights, expected, str(folder / WEIGHTS))
     normalizer = Normalizer.from_json(read_text(folder / NORMALIZATION), str(folder / NORMALIZATION))
     for name, scaling, size in (
@@ -91,21 +101,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder / NORMALIZATION}: {name} has {len(scaling.offset)} entries, config.yaml says "
                 f"{size}; restore the folder or train again"
             )
-    tokenizer = TextTokenizer.from_json(
-        read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)
-    )
-    if tokenizer.vocab_size > config.vocab_size:
-        raise FoundryError(
-            f"{folder / TOKENIZER} has {tokenizer.vocab_size} tokens, more than model.vocab_size="
-            f"{config.vocab_size} in config.yaml; restore the tokenizer that was saved with these weights"
-        )
-    return Checkpoint(config, weights, normalizer, tokenizer, sections)
+    return Checkpoint(config, weights, normalizer, tokenizer, sections, assets)
 
 
 def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
     """The policy of a checkpoint folder, ready to predict on ``device`` (auto: a GPU where there is one)."""
     checkpoint = load_checkpoint(folder)
-    model = VLA(checkpoint.config)
+    model = make_model(checkpoint.config, {**checkpoint.assets, TOKENIZER: checkpoint.tokenizer.to_json()})
     model.load_state_dict(dict(checkpoint.weights))
     return VLAPolicy(
         model,
@@ -119,7 +121,7 @@ def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
 def checkpoint_hash(folder: Path) -> str:
     """12 hex digits over everything that determines the policy's actions (the model card does not)."""
     digest = hashlib.sha256()
-    for name in (CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER):
+    for name in _hashed(folder):
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
@@ -129,6 +131,34 @@ def checkpoint_hash(folder: Path) -> str:
         digest.update(f"{name} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()[:12]
+
+
+def _hashed(folder: Path) -> list[str]:
+    """Files that determine actions; those of pretrained parts come after the ones all checkpoints have."""
+    assets = [name for name in ASSETS if (folder / name).is_file()]
+    return [CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, *assets]
+
+
+_FROM_SCRATCH = (
+    "A vision-language-action policy trained from scratch by foundry-bench on demonstrations of scripted",
+    "experts in simulation. It has seen nothing else: expect nothing outside of its tasks.",
+)
+_ON_TOP = (
+    "A vision-language-action policy trained by foundry-bench on demonstrations, on top of the pretrained",
+    "parts named below, whose licences hold for it too. Expect nothing outside of its tasks.",
+)
+
+
+def pretrained_parts(config: VLAConfig) -> list[str]:
+    """What of the model was not trained from scratch, and how it is tuned."""
+    parts = []
+    if config.backbone != "own":
+        parts.append(f"{config.backbone_path} ({config.tuning})")
+    if config.vision in ("efficientnet_lite0", "pretrained"):
+        parts.append(f"{config.vision_path or 'EfficientNet-Lite0, ImageNet'} ({config.vision_tuning})")
+    if config.text == "minilm":
+        parts.append("all-MiniLM-L6-v2 (frozen)")
+    return parts
 
 
 def model_card(checkpoint: Checkpoint) -> str:
@@ -146,6 +176,9 @@ def model_card(checkpoint: Checkpoint) -> str:
                        f"fingerprint {data.get('fingerprint', '?')}"),
         ("training samples", str(train.get("samples", "?"))),
     ]  # fmt: skip
+    parts = pretrained_parts(config)
+    if parts:
+        rows.insert(1, ("pretrained parts", ", ".join(parts)))
     lines = [
         "---",
         "library_name: foundry-bench",
@@ -153,8 +186,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         "---",
         f"# {config.name}",
         "",
-        "A vision-language-action policy trained from scratch by foundry-bench on demonstrations of scripted",
-        "experts in simulation. It has seen nothing else: expect nothing outside of its tasks.",
+        *(_ON_TOP if parts else _FROM_SCRATCH),
         "",
         "| | |",
         "| --- | --- |",

@@ -114,8 +114,11 @@ class LanguageModel(nn.Module):
         Returns:
             the normalised hidden states (B, S, D), and every layer's rotated keys and values.
         """
-        x_BSD = self.embedding(tokens_BS)
-        positions = torch.arange(first_position, first_position + tokens_BS.shape[1], device=tokens_BS.device)
+        return self.read_embeddings(self.embedding(tokens_BS), first_position)
+
+    def read_embeddings(self, x_BSD: Tensor, first_position: int = 0) -> tuple[Tensor, list[KeyValue]]:
+        """As `read_text`, of what stands for tokens already: (B, S, D)."""
+        positions = torch.arange(first_position, first_position + x_BSD.shape[1], device=x_BSD.device)
         table = rotary_table(positions, self.head_size)
         cache: list[KeyValue] = []
         for block in self.stack:

@@ -11,8 +11,8 @@ import torch
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.base import rows
+from foundry_bench.policies.build import InstructionTokenizer
 from foundry_bench.policies.normalization import Normalizer, clip_state
-from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla import VLA, TextFeatures
 
 ROWS = 4  # every pass has this many rows, so that no result depends on how many were asked for
@@ -46,7 +46,7 @@ class VLAPolicy:
         self,
         model: VLA,
         normalizer: Normalizer,
-        tokenizer: TextTokenizer,
+        tokenizer: InstructionTokenizer,
         *,
         checkpoint_hash: str = "unsaved",
         device: str = "auto",
@@ -89,13 +89,7 @@ class VLAPolicy:
     ) -> np.ndarray:
         """Normalised chunks (ROWS, horizon, action_dim)."""
         features = [self._text(instruction) for instruction in instructions]
-        text = TextFeatures(
-            torch.cat([each.film for each in features]),
-            [
-                (torch.cat([kv[0] for kv in layer]), torch.cat([kv[1] for kv in layer]))
-                for layer in zip(*(each.cache for each in features), strict=True)
-            ],
-        )
+        text = TextFeatures.joined(features)
         prefix = self.model.encode(
             torch.from_numpy(images).to(self.device), torch.from_numpy(state).to(self.device), text
         )

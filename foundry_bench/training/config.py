@@ -11,7 +11,7 @@ from foundry_bench.policies.config import checked_fields, plain
 
 OPTIMIZERS = ("muon", "adamw")
 # Keys that change when something is written, never what is learned: a run may be resumed with others.
-HARMLESS = ("save_every", "log_every", "validate_every", "prefetch")
+HARMLESS = ("save_every", "log_every", "validate_every", "prefetch", "feature_gib")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class TrainConfig:
     # Augmentation: shift in pixels (each way), noise on the normalised state.
     shift: int = 4
     state_noise: float = 0.02
+    # Features of a frozen vision encoder, computed once: so many shifted views of each frame; 0: not kept.
+    feature_views: int = 0
+    feature_gib: float = 8.0
     # Bookkeeping.
     validation_episodes: int = 0
     validate_every: int = 16_000
@@ -53,10 +56,18 @@ class TrainConfig:
         for key in ("samples", "batch_size", "save_every", "log_every", "validate_every", "prefetch"):
             if getattr(self, key) < 1:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must be at least 1")
-        for key in ("warmup", "shift", "state_noise", "weight_decay", "validation_episodes", "seed"):
+        for key in (
+            "warmup",
+            "shift",
+            "state_noise",
+            "weight_decay",
+            "validation_episodes",
+            "seed",
+            "feature_views",
+        ):
             if getattr(self, key) < 0:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must not be negative")
-        for key in ("learning_rate", "clip"):
+        for key in ("learning_rate", "clip", "feature_gib"):
             if not getattr(self, key) > 0:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must be above 0")
         for key in ("ema_decay", "final_fraction"):

@@ -69,6 +69,8 @@ def train(
     out = Path(out)
     state = load_state(out / "state")
     stage = VLAStage(config, model_config, dataset, state.files if state else None)
+    if config.feature_views:
+        stage.keep_features(pick_device(device), progress)
     return run(stage, config, out, state, device, progress)
 
 
@@ -179,20 +181,23 @@ class Trainer:
         check_state_tensors(state, self._tensors(), self.out / "state")
         for prefix, model in (("weights", self.model), ("average", self.average.model)):
             start = len(prefix) + 1
-            model.load_state_dict(
-                {
-                    name[start:]: value
-                    for name, value in state.tensors.items()
-                    if name.startswith(prefix + ".")
-                }
-            )
+            saved = {
+                name[start:]: value for name, value in state.tensors.items() if name.startswith(prefix + ".")
+            }
+            if model is self.average.model:  # what is not trained is kept once
+                saved |= {name: model.state_dict()[name] for name in self.average.shared}
+            model.load_state_dict(saved)
         self.optimizer.restore(state.tensors, state.step)
         self.step = self._saved = state.step
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
             **{f"weights.{name}": value for name, value in self.model.state_dict().items()},
-            **{f"average.{name}": value for name, value in self.average.model.state_dict().items()},
+            **{
+                f"average.{name}": value
+                for name, value in self.average.model.state_dict().items()
+                if name not in self.average.shared
+            },
             **self.optimizer.tensors(),
         }
 

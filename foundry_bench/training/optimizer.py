@@ -25,25 +25,35 @@ class Optimizer:
     Args:
         model: whose parameters that require gradients are optimised.
         config: ``optimizer`` is ``adamw``, or ``muon`` for Muon on the inner matrices and AdamW on the rest.
+
+    Pretrained parts (``model.pretrained``, beginnings of names) stay with AdamW, do not decay, and are
+    trained at ``model.config.pretrained_rate`` times the learning rate.
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         inner: list[nn.Parameter] = []
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
+        pretrained: list[nn.Parameter] = []
+        known: tuple[str, ...] = getattr(model, "pretrained", ())
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 parts = name.split(".")
-                if parameter.ndim < 2 or any(part in UNDECAYED for part in parts):
+                if name.startswith(known):
+                    pretrained.append(parameter)
+                elif parameter.ndim < 2 or any(part in UNDECAYED for part in parts):
                     others.append(parameter)
                 elif config.optimizer == "muon" and not any(part in OUTERMOST for part in parts):
                     inner.append(parameter)
                 else:
                     decayed.append(parameter)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": config.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
+        if pretrained:
+            factor = model.config.pretrained_rate  # type: ignore[union-attr]
+            groups.append({"params": pretrained, "weight_decay": 0.0, "factor": factor})
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
         ]
@@ -64,7 +74,7 @@ class Optimizer:
     def step(self, rate: float) -> None:
         """Update every parameter at a learning rate."""
         for group in self.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         for part in self.parts:
             part.step()
 
@@ -118,14 +128,19 @@ class MovingAverage:
     """Exponential moving average of a model's parameters, held in a model of its own.
 
     The decay rises from 0.1 to ``decay``, so that a short run is not an average with its initial weights.
+
+    Attributes:
+        shared: names of the parameters that are not trained: both models have the same tensors there.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        fixed = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        self.shared = frozenset(fixed)
+        self.model = copy.deepcopy(model, {id(p): p for p in fixed.values()}).requires_grad_(False)
         self.decay = decay
         self._pairs: tuple[list[Tensor], list[Tensor]] = (
-            list(self.model.parameters()),
-            [parameter.detach() for parameter in model.parameters()],
+            [parameter for name, parameter in self.model.named_parameters() if name not in fixed],
+            [parameter.detach() for parameter in model.parameters() if parameter.requires_grad],
         )
 
     def update(self, step: int) -> None:

@@ -1,6 +1,7 @@
 """The ``vla`` stage: robot demonstrations to batches, and the VLA's loss on them.
 
-A batch: images uint8 (B, C, S, S, 3), state (B, state_dim) and actions (B, horizon, action_dim) normalised,
+A batch: images uint8 (B, C, S, S, 3), or kept features of a frozen encoder (see feature_cache), state
+(B, state_dim) and actions (B, horizon, action_dim) normalised,
 action_mask (B, horizon) false after the episode's end, tokens and token_mask (U, text_tokens) of the U
 distinct instructions, inverse (B,) each row's instruction among them.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import foundry_bench
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.build import make_model, make_tokenizer, read_tokenizer
 from foundry_bench.policies.checkpoint import (
     NORMALIZATION,
     TOKENIZER,
@@ -26,11 +28,11 @@ from foundry_bench.policies.checkpoint import (
 )
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer, clip_state
-from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla import VLA
 from foundry_bench.policies.vla_policy import VLAPolicy
 from foundry_bench.training.augment import shift_images
 from foundry_bench.training.config import TrainConfig
+from foundry_bench.training.feature_cache import FeatureCache
 from foundry_bench.training.order import AUGMENT, SampleOrder, generator, hold_out
 from foundry_bench.training.stage import Batch
 
@@ -60,19 +62,18 @@ class VLAStage:
             self.normalizer = Normalizer.fit(
                 dataset.statistics(), model_config.state_normalization, model_config.action_normalization
             )
-            self.tokenizer = TextTokenizer.train(
-                instructions, model_config.vocab_size, model_config.text_tokens
-            )
+            self.tokenizer = make_tokenizer(model_config, instructions)
         else:
             self.normalizer = Normalizer.from_json(files[NORMALIZATION])
-            self.tokenizer = TextTokenizer.from_json(files[TOKENIZER], model_config.text_tokens)
+            self.tokenizer = read_tokenizer(model_config, files)
         self._number = {text: number for number, text in enumerate(instructions)}
         self._tokens, self._token_mask = self.tokenizer.encode(instructions)
         train, self._held_out = split_frames(dataset, config)
         self._order = SampleOrder(train, config.batch_size, config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = VLA(model_config)
+            self.model = make_model(model_config, files)
+        self._features: FeatureCache | None = None
 
     def identity(self) -> Mapping[str, Mapping[str, Any]]:
         """See Stage.identity."""
@@ -88,14 +89,30 @@ class VLAStage:
 
     def files(self) -> Mapping[str, str]:
         """See Stage.files."""
-        return {NORMALIZATION: self.normalizer.to_json(), TOKENIZER: self.tokenizer.to_json()}
+        return {
+            NORMALIZATION: self.normalizer.to_json(),
+            TOKENIZER: self.tokenizer.to_json(),
+            **self.model.assets,
+        }
+
+    def keep_features(self, device: torch.device, progress: bool = True) -> None:
+        """Compute what the frozen vision encoder gives for every frame, or read it where it was kept before.
+
+        From then on batches hold these features in the place of images.
+
+        Raises:
+            FoundryError: there is no frozen vision encoder, or the features exceed train.feature_gib.
+        """
+        self._features = FeatureCache.of(self.model.to(device), self.dataset, self.config, progress)
 
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
         raw = self.dataset.batch(self._order.batch(step), self.model_config.horizon)
         chance = generator(self.config.seed, AUGMENT, step)
         images = np.stack([raw["images"][camera] for camera in self.model_config.cameras], axis=1)
-        if self.config.shift:
+        if self._features is not None:
+            images = self._features.draw(self._order.batch(step), chance)
+        elif self.config.shift:
             flat = images.reshape(-1, *images.shape[2:])
             shifts = chance.integers(-self.config.shift, self.config.shift + 1, (len(flat), 2))
             images = shift_images(flat, shifts).reshape(images.shape)
@@ -149,7 +166,14 @@ class VLAStage:
         about = {"train": identity["train"], "data": identity["data"], "versions": versions}
         save_checkpoint(
             folder,
-            Checkpoint(self.model_config, averaged.state_dict(), self.normalizer, self.tokenizer, about),
+            Checkpoint(
+                self.model_config,
+                averaged.state_dict(),
+                self.normalizer,
+                self.tokenizer,
+                about,
+                self.model.assets,
+            ),
         )
 
 
@@ -161,6 +185,10 @@ def check_fit(model: VLAConfig, dataset: RobotDataset) -> None:
         raise FoundryError(
             f"model.cameras has '{missing[0]}', the demonstrations in {dataset.root} have "
             f"{list(spec.cameras)}; change model.cameras or collect them anew"
+        )
+    if model.observation_steps > 1:
+        raise FoundryError(
+            f"model.observation_steps={model.observation_steps}: training shows the present frame only; use 1"
         )
     for key, wanted, found in (
         ("image_size", model.image_size, spec.image_size),
