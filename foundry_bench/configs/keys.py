@@ -106,6 +106,18 @@ KEYS: dict[str, Key] = {
         Key("train.batch_size", "samples per update", low=1),
         Key("train.optimizer", "muon (with AdamW on the outer matrices) or adamw", choices=("muon", "adamw")),
         Key("train.learning_rate", "peak learning rate", low=0, high=10),
+        Key("train.feature_views", "keep a frozen encoder's features of so many views of each frame", low=0),
+        Key(
+            "model.vision",
+            "vision encoder, see docs/backbones.md",
+            choices=("stem", "vit", "efficientnet_lite0", "pretrained"),
+        ),
+        Key("model.vision_path", "folder or hub id of SigLIP, DINOv2 or CLIP (model.vision=pretrained)"),
+        Key("model.vision_tuning", "full, or frozen: it keeps its weights", choices=("full", "frozen")),
+        Key("model.text", "text encoder", choices=("own", "minilm")),
+        Key("model.backbone", "own, or a pretrained vlm or lm", choices=("own", "vlm", "lm")),
+        Key("model.backbone_path", "folder or hub id of the pretrained backbone"),
+        Key("model.tuning", "of a pretrained backbone", choices=("full", "frozen", "lora")),
         Key(
             "eval.episodes", "episodes per task; episode i starts from official init state i", low=1, high=50
         ),
@@ -178,6 +190,7 @@ HARMLESS = (
     "train.log_every",
     "train.validate_every",
     "train.prefetch",
+    "train.feature_gib",
     "eval.videos",
     "eval.workers",
     "eval.slots_per_worker",

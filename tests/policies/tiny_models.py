@@ -15,7 +15,12 @@ SPECIAL = {
     "paligemma": ["<image>", "<bos>"],
     "llama": ["<s>"],
 }
-TEXTS = ["pick up the bowl and place it on the plate", "open the drawer", "turn on the stove", "user\nassistant\n"]
+TEXTS = [
+    "pick up the bowl and place it on the plate",
+    "open the drawer",
+    "turn on the stove",
+    "user\nassistant\n",
+]
 
 
 def tokenizer(kind: str) -> Tokenizer:
@@ -69,7 +74,8 @@ def save_tower(folder: Path, kind: str, seed: int = 0) -> Path:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     size: dict[str, Any] = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+        "patch_size": 8,
     }  # fmt: skip
     text = {
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -142,7 +148,8 @@ def _paligemma(words: Tokenizer) -> tuple[Any, Any]:
     processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     config = PaliGemmaConfig(
         text_config={
-            **_text(), "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 64,
+            **_text(), "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16,
+            "intermediate_size": 64,
         },
         vision_config={
             "model_type": "siglip_vision_model", "hidden_size": 32, "num_hidden_layers": 2,

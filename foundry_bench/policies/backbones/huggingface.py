@@ -74,7 +74,7 @@ class BackboneVLA(VLA):
 
     def _build_prefix(self, config: VLAConfig, assets: Mapping[str, str] | None) -> None:
         source = open_source(config.backbone_path, "model.backbone_path") if assets is None else None
-        texts = source_texts(source, config) if source else {name: assets[name] for name in names(config)}  # type: ignore[index]
+        texts = source_texts(source, config) if source is not None else dict(assets or {})
         hugging = backbone_config(texts[CONFIG], config, source)
         tokenizer = backbone_tokenizer(texts[TOKENIZER], config, hugging.model_type)
         self.backbone = load_base(hugging, config, source)
@@ -210,7 +210,9 @@ def names(config: VLAConfig) -> tuple[str, ...]:
 
 def source_texts(source: Source, config: VLAConfig) -> dict[str, str]:
     """Those files of a source, under the names that a checkpoint gives them."""
-    texts = {CONFIG: source.read("config.json"), TOKENIZER: source.read("tokenizer.json")}
+    texts = {CONFIG: source.read("config.json")}
+    backbone_config(texts[CONFIG], config, source)  # what is no such model lacks other files too
+    texts[TOKENIZER] = source.read("tokenizer.json")
     if config.backbone == "vlm":
         texts[PIXELS] = source.preprocessor()
     return texts

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,16 +135,17 @@ def load_pretrained(auto_class: Any, config: Any, source: Source, dtype: str = "
     import torch
 
     try:
-        model, info = auto_class.from_pretrained(
-            source.folder,
-            config=config,
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _quiet():
+            model, info = auto_class.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError ... by version
         reason = " ".join(str(error).split())[:200]
         raise FoundryError(
@@ -166,6 +168,22 @@ def build_untrained(auto_class: Any, config: Any, dtype: str = "float32") -> Any
     return auto_class.from_config(
         config, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No table of the text tower's weights where the vision tower alone is loaded: what lacks is checked."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

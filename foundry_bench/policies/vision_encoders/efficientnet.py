@@ -107,6 +107,7 @@ class EfficientNetLite0(VisionEncoder):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # kernels in the order of the images
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        self.train()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
         """As of any module, but for the norms."""
