@@ -47,7 +47,9 @@ class EncoderVLA(VLA):
             self.film = nn.Linear(config.width, views * 2 * config.width)
             nn.init.zeros_(self.film.bias)
             nn.init.normal_(self.film.weight, std=0.3 * config.width**-0.5)
-            self.position = nn.Parameter(0.02 * torch.randn(views, self.projector.count, config.width))
+            # Of the size of the tokens: place is all that tells equal patches apart, and these were smaller
+            # at first and slower to find where things are.
+            self.position = nn.Parameter(0.3 * torch.randn(views, self.projector.count, config.width))
             if config.vision != "vit":
                 self.pretrained = ("vision.",)
         self.state = nn.Linear(config.state_dim, config.width)

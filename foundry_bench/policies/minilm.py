@@ -61,8 +61,7 @@ class MiniLM(nn.Module):
                 if len(self._kept) >= KEPT:
                     self._kept.clear()
                 hidden = self.bert(input_ids=tokens_T[None], attention_mask=mask_T[None].long())
-                # A clone: what inference mode makes cannot be saved for a backward pass later on.
-                self._kept[key] = (hidden.last_hidden_state[0] * mask_T[:, None]).clone()
+                self._kept[key] = hidden.last_hidden_state[0] * mask_T[:, None]
             rows.append(self._kept[key])
         return torch.stack(rows)
 

@@ -69,7 +69,9 @@ def train(
     out = Path(out)
     state = load_state(out / "state")
     stage = VLAStage(config, model_config, dataset, state.files if state else None)
-    if config.feature_views:
+    if config.feature_views and (state is None or state.step < config.steps):
+        if state is not None:
+            check_identity(state.identity, stage.identity(), out)  # before minutes are spent on features
         stage.keep_features(pick_device(device), progress)
     return run(stage, config, out, state, device, progress)
 

@@ -189,6 +189,19 @@ def test_it_looks_at_images_instruction_and_state(folders: dict[str, Path], kind
     np.testing.assert_array_equal(policy.predict(alone, [2]), chunks[2:3])
 
 
+@pytest.mark.parametrize("tuning", ["frozen", "full"])
+@pytest.mark.parametrize("kind", [*FAMILY_NAMES, "lm"])
+def test_a_step_in_mixed_precision(folders: dict[str, Path], kind: str, tuning: str) -> None:
+    """As on a GPU, where training runs under bfloat16 autocast."""
+    model = built(config_of(folders, kind, tuning=tuning)).train()
+    batch = batch_of(model.config)
+    exact = model.loss(batch, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.loss(batch, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+
+
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 

@@ -176,6 +176,15 @@ def test_minilm_reads_a_distinct_instruction_once(monkeypatch: pytest.MonkeyPatc
 
 
 @needs_minilm
+def test_a_model_that_has_predicted_can_still_be_trained() -> None:
+    config = replace(SMALL, text="minilm")
+    policy = policy_of(config)
+    policy.predict(observations(config, 2), range(2))
+    policy.model.loss(batch_of(config), torch.Generator().manual_seed(0)).backward()
+    assert policy.model.read.weight.grad.abs().max() > 0  # type: ignore[union-attr, operator]
+
+
+@needs_minilm
 def test_minilms_features_do_not_depend_on_the_padding_and_know_what_words_mean() -> None:
     reader = MiniLM(pretrained=True)
 
