@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.backbones.families import FAMILIES
+from foundry_bench.policies.backbones.families import FAMILIES, Qwen3VL
 from foundry_bench.policies.backbones.huggingface import BackboneVLA, cached
+from foundry_bench.policies.backbones.prompts import LANGUAGE_MODELS, PROMPTS
 from foundry_bench.policies.base import load_policy
 from foundry_bench.policies.build import make_model, make_tokenizer
 from foundry_bench.policies.checkpoint import load_checkpoint
@@ -28,8 +29,13 @@ from tests.policies.test_vision_encoders import change_config
 from tests.policies.tiny_models import LAYERS, save_lm, save_vlm
 from tests.training.toy import TINY, ToyDataset
 
-FAMILY_NAMES = ("qwen3_vl", "smolvlm", "paligemma")
-SIDE = {"qwen3_vl": 64, "smolvlm": 64, "paligemma": 32}  # what the tiny models take as it is
+FAMILY_NAMES = ("qwen3_vl", "smolvlm", "paligemma", "paligemma2")
+SIDE = {
+    "qwen3_vl": 64,
+    "smolvlm": 64,
+    "paligemma": 32,
+    "paligemma2": 32,
+}  # what the tiny models take as it is
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def test_keys_and_values_are_those_of_the_published_way(folders: dict[str, Path]
         prefix = model.encode(images, torch.zeros(2, 8), model.read_instructions(tokens, mask))
     reference = whole_model(folders[kind])
     words = tokenizer.tokenizer  # type: ignore[attr-defined]
-    count = {"qwen3_vl": 4, "smolvlm": 16, "paligemma": 16}[kind]
+    count = {"qwen3_vl": 4, "smolvlm": 16, "paligemma": 16}[kind.removesuffix("2")]
     for row, text in enumerate(TEXTS[:2]):
         one = {
             "qwen3_vl": "<|vision_start|>" + "<|image_pad|>" * count + "<|vision_end|>",
@@ -119,17 +125,17 @@ def test_keys_and_values_are_those_of_the_published_way(folders: dict[str, Path]
             + "<image>" * count
             + "<fake_token_around_image>",
             "paligemma": "<image>" * count,
-        }[kind] * 2
+        }[kind.removesuffix("2")] * 2
         prompt = {
             "qwen3_vl": f"<|im_start|>user\n{one}{text}<|im_end|>\n<|im_start|>assistant\n",
             "smolvlm": f"<|im_start|>User:{one}{text}<end_of_utterance>\nAssistant:",
             "paligemma": f"{one}<bos>{text}\n",
-        }[kind]
+        }[kind.removesuffix("2")]
         ids = torch.tensor([words.encode(prompt, add_special_tokens=False).ids])
         inputs = with_processor(folders[kind], kind, images[row : row + 1])
         if kind == "qwen3_vl":
             inputs["mm_token_type_ids"] = (ids == reference.config.image_token_id).int()
-        elif kind == "paligemma":
+        elif kind.startswith("paligemma"):
             inputs["token_type_ids"] = torch.zeros_like(ids)
         with torch.no_grad():
             expected = cached(
@@ -187,6 +193,36 @@ def test_it_looks_at_images_instruction_and_state(folders: dict[str, Path], kind
         assert np.abs(policy.predict({**everything, key: value}, range(4)) - chunks).max() > 1e-4, key
     alone = {key: value[2:3] for key, value in everything.items()}
     np.testing.assert_array_equal(policy.predict(alone, [2]), chunks[2:3])
+
+
+@pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
+def test_every_language_model_reads_images_and_hides_padding(tmp_path: Path, model_type: str) -> None:
+    folder = {"lm": save_lm(tmp_path / model_type, model_type)}
+    short, long = (config_of(folder, "lm", text_tokens=count, tuning="lora") for count in (32, 45))
+    model, roomy = built(short), built(long)
+    roomy.load_state_dict(model.state_dict())
+    everything = observations(short, 3)
+    chunks = policy_of(short, model).predict(everything, range(3))
+    np.testing.assert_allclose(policy_of(long, roomy).predict(everything, range(3)), chunks, atol=2e-5)
+    for key in ("agentview", "instruction"):
+        changed = {**everything, key: everything[key][::-1]}
+        assert np.abs(policy_of(short, model).predict(changed, range(3)) - chunks).max() > 1e-4, key
+    assert any("lora_" in name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_qwens_side_is_its_processors_for_every_size(folders: dict[str, Path], tmp_path: Path) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    model = make_model(config_of(folders, "qwen3_vl"))
+    assert isinstance(model, BackboneVLA)
+    assert isinstance(model.family, Qwen3VL)
+    for least, most in ((4096, 65536), (65536, 16_777_216), (3136, 50_000)):
+        model.family.pixels = replace(
+            model.family.pixels, size={"shortest_edge": least, "longest_edge": most}
+        )
+        for size in range(16, 700):
+            expected = smart_resize(size, size, factor=32, min_pixels=least, max_pixels=most)
+            assert model.family.own_side(size) == expected[0], (size, least, most)
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "full"])
@@ -378,6 +414,4 @@ def test_a_checkpoint_without_the_backbones_config_is_refused(
 
 
 def test_every_family_has_a_prompt() -> None:
-    from foundry_bench.policies.backbones.prompts import PROMPTS
-
     assert set(FAMILIES) == set(PROMPTS)

@@ -157,10 +157,10 @@ def test_resizing_is_pils_to_one_level() -> None:
         ours = resize(torch.from_numpy(smooth.copy()).permute(2, 0, 1)[None].float(), side)
         difference = (ours[0].permute(1, 2, 0) - torch.from_numpy(theirs.copy()).float()).abs()
         assert difference.max() <= 1.0
-        assert difference.mean() < 0.25  # PIL also rounds between its two passes
+        assert difference.mean() < 0.1
 
 
-@pytest.mark.parametrize("kind", ["siglip", "clip", "dinov2"])
+@pytest.mark.parametrize("kind", ["siglip", "clip", "dinov2", "dinov2_with_registers"])
 def test_a_pretrained_tower_gives_what_transformers_gives(tmp_path: Path, kind: str) -> None:
     from transformers import AutoImageProcessor, AutoModel
 
@@ -179,7 +179,7 @@ def test_a_pretrained_tower_gives_what_transformers_gives(tmp_path: Path, kind: 
     assert tokens.shape == (3, 16, 32)
 
 
-@pytest.mark.parametrize("kind", ["siglip", "clip", "dinov2"])
+@pytest.mark.parametrize("kind", ["siglip", "clip", "dinov2", "dinov2_with_registers"])
 def test_other_pixels_interpolate_the_positions(tmp_path: Path, kind: str) -> None:
     folder = save_tower(tmp_path / kind, kind)
     config = replace(SMALL, vision="pretrained", vision_path=str(folder))

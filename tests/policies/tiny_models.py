@@ -13,6 +13,7 @@ SPECIAL = {
     "qwen3_vl": ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|im_start|>", "<|im_end|>"],
     "smolvlm": ["<fake_token_around_image>", "<global-img>", "<image>", "<|im_start|>", "<end_of_utterance>"],
     "paligemma": ["<image>", "<bos>"],
+    "paligemma2": ["<image>", "<bos>"],
     "llama": ["<s>"],
 }
 TEXTS = [
@@ -43,7 +44,8 @@ def save_vlm(folder: Path, kind: str, seed: int = 0) -> Path:
     from transformers import AutoModelForImageTextToText
 
     words = tokenizer(kind)
-    config, processor = {"qwen3_vl": _qwen, "smolvlm": _smolvlm, "paligemma": _paligemma}[kind](words)
+    make = {"qwen3_vl": _qwen, "smolvlm": _smolvlm, "paligemma": _paligemma, "paligemma2": _paligemma2}[kind]
+    config, processor = make(words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
@@ -53,12 +55,14 @@ def save_vlm(folder: Path, kind: str, seed: int = 0) -> Path:
     return folder
 
 
-def save_lm(folder: Path, seed: int = 0) -> Path:
-    """A language model of the Llama kind, as SmolLM2 is."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def save_lm(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
+    """A language model; SmolLM2 is of the Llama kind."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     words = tokenizer("llama")
-    config = LlamaConfig(**_text(), intermediate_size=64, bos_token_id=words.token_to_id("<s>"))
+    small = {**_text(), "intermediate_size": 64, "head_dim": 12, "pad_token_id": 0, "eos_token_id": 0}
+    config = CONFIG_MAPPING[kind](**small, bos_token_id=words.token_to_id("<s>"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -68,7 +72,7 @@ def save_lm(folder: Path, seed: int = 0) -> Path:
 
 def save_tower(folder: Path, kind: str, seed: int = 0) -> Path:
     """A vision tower: SigLIP and CLIP with a text tower beside it, as they are published; DINOv2 alone."""
-    from transformers import AutoModel, CLIPConfig, Dinov2Config, SiglipConfig
+    from transformers import AutoModel, CLIPConfig, Dinov2Config, Dinov2WithRegistersConfig, SiglipConfig
     from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -86,6 +90,10 @@ def save_tower(folder: Path, kind: str, seed: int = 0) -> Path:
         "siglip": (SiglipConfig(**both), SiglipImageProcessorPil(size={"height": 32, "width": 32})),
         "clip": (CLIPConfig(**both, projection_dim=16), CLIPImageProcessorPil(size={"shortest_edge": 32})),
         "dinov2": (Dinov2Config(**size, mlp_ratio=2), BitImageProcessorPil(size={"shortest_edge": 32})),
+        "dinov2_with_registers": (
+            Dinov2WithRegistersConfig(**size, mlp_ratio=2, num_register_tokens=3),
+            BitImageProcessorPil(size={"shortest_edge": 32}),
+        ),
     }
     config, processor = made[kind]
     with torch.random.fork_rng(devices=[]):
@@ -141,14 +149,18 @@ def _smolvlm(words: Tokenizer) -> tuple[Any, Any]:
     return config, processor
 
 
-def _paligemma(words: Tokenizer) -> tuple[Any, Any]:
+def _paligemma2(words: Tokenizer) -> tuple[Any, Any]:
+    return _paligemma(words, "gemma2")
+
+
+def _paligemma(words: Tokenizer, text: str = "gemma") -> tuple[Any, Any]:
     from transformers import PaliGemmaConfig
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     config = PaliGemmaConfig(
         text_config={
-            **_text(), "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16,
+            **_text(), "model_type": text, "num_key_value_heads": 1, "head_dim": 16,
             "intermediate_size": 64,
         },
         vision_config={

@@ -78,11 +78,12 @@ class Qwen3VL(Family):
         step = self.step()
         least, most = (int(self.pixels.size.get(key, 0)) for key in ("shortest_edge", "longest_edge"))
         side = round(image_size / step) * step
+        # In the processor's own arithmetic: whole multiples of a step must round as they do there.
         if most and side**2 > most:
-            return max(step, math.floor(math.sqrt(most) / step) * step)
-        if side**2 < max(least, 1):
-            return math.ceil(math.sqrt(max(least, 1)) / step) * step
-        return side
+            return max(step, math.floor(image_size / math.sqrt(image_size**2 / most) / step) * step)
+        if side**2 < least:
+            return math.ceil(image_size * math.sqrt(least / image_size**2) / step) * step
+        return max(side, step)
 
     def inputs(self, images: Tensor, mask_BP: Tensor) -> dict[str, Tensor]:
         """See Family."""

@@ -272,4 +272,6 @@ def cached(output: Any) -> list[KeyValue]:
     cache = getattr(output, "cache", None)
     if cache is None:  # transformers before 5.2x names it as it always had
         cache = output.past_key_values
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    assert len({keys.shape[2] for keys, _ in layers}) == 1, "a sliding window shorter than the prompt"
+    return layers

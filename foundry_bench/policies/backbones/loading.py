@@ -140,7 +140,7 @@ def load_pretrained(auto_class: Any, config: Any, source: Source, dtype: str = "
                 source.folder,
                 config=config,
                 dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
+                attn_implementation=attention(config),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -166,8 +166,13 @@ def build_untrained(auto_class: Any, config: Any, dtype: str = "float32") -> Any
     import torch
 
     return auto_class.from_config(
-        config, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
+        config, dtype=getattr(torch, dtype), attn_implementation=attention(config), trust_remote_code=False
     )
+
+
+def attention(config: Any) -> str:
+    """The attention that a model is run with: torch's own, but for one that squashes its logits."""
+    return "eager" if config.get_text_config().model_type == "gemma2" else "sdpa"
 
 
 @contextmanager

@@ -36,5 +36,5 @@ PROMPTS = {
 }  # fmt: skip
 #: Language models: the images come first, then the instruction, as a line.
 PLAIN = Prompt("", "", "", "", "", "\n")
-#: Language models that have been tried; others of transformers that take embeddings may do as well.
+#: Language models that are tested; others of transformers that take embeddings may do as well.
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "smollm3", "mistral")

@@ -42,7 +42,9 @@ class Pixels:
             entries = entries.get("image_processor", entries)
             mean, std = (tuple(float(v) for v in entries[name]) for name in ("image_mean", "image_std"))
             rescale = float(entries.get("rescale_factor", 1 / 255))
-            size = entries.get("size", {})
+            size = dict(entries.get("size") or {})
+            for ours, theirs in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+                size |= {ours: entries[theirs]} if entries.get(theirs) else {}  # as Qwen once wrote it
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FoundryError(
                 f"{where} does not say how to scale pixels ({error!r}): it needs image_mean and image_std; "
@@ -53,7 +55,7 @@ class Pixels:
                 f"{where}: image_mean={list(mean)}, image_std={list(std)}, rescale_factor={rescale} are not "
                 "three means, three deviations above 0 and a factor above 0; restore the file"
             )
-        return cls(mean, std, rescale, dict(size) if isinstance(size, dict) else {})
+        return cls(mean, std, rescale, size)
 
     def __call__(self, images_NSSC: Tensor, side: int) -> Tensor:
         """Normalised float32 images (N, 3, side, side) from uint8 (N, S, S, 3)."""
@@ -69,5 +71,7 @@ def resize(x_NCSS: Tensor, side: int) -> Tensor:
     """Images of 0 to 255 at another size, in whole levels; the same tensor where the size is right."""
     if x_NCSS.shape[-1] == side:
         return x_NCSS
-    x_NCSS = F.interpolate(x_NCSS, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
-    return x_NCSS.round().clamp(0, 255)
+    for size in ((x_NCSS.shape[-2], side), (side, side)):  # along rows first, in whole levels between, as PIL
+        x_NCSS = F.interpolate(x_NCSS, size=size, mode="bicubic", antialias=True, align_corners=False)
+        x_NCSS = x_NCSS.round().clamp(0, 255)
+    return x_NCSS
