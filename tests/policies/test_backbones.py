@@ -415,3 +415,12 @@ def test_a_checkpoint_without_the_backbones_config_is_refused(
 
 def test_every_family_has_a_prompt() -> None:
     assert set(FAMILIES) == set(PROMPTS)
+
+
+def test_image_tokens_begin_as_large_as_words(folders: dict[str, Path]) -> None:
+    model = built(config_of(folders, "lm"))
+    assert isinstance(model, BackboneVLA)
+    words = model.backbone.get_input_embeddings().weight
+    with torch.no_grad():
+        tokens = model.projector(model.vision.tokens(batch_of(model.config)["images"]))
+    assert 0.5 < tokens.std() / words.std() < 2.0

@@ -31,7 +31,7 @@ from foundry_bench.policies.prefix import Prefix
 from foundry_bench.policies.pretrained_tokenizer import PretrainedTokenizer
 from foundry_bench.policies.vision_encoders import make_vision_encoder
 from foundry_bench.policies.vision_encoders.pixels import Pixels
-from foundry_bench.policies.vision_encoders.projector import Projector
+from foundry_bench.policies.vision_encoders.projector import PROJECTED, Projector
 from foundry_bench.policies.vla import VLA, TextFeatures
 
 CONFIG, PIXELS, TOKENIZER = "backbone_config.json", "backbone_preprocessor.json", "tokenizer.json"
@@ -90,8 +90,12 @@ class BackboneVLA(VLA):
         else:
             self.vision = make_vision_encoder(config, assets)
             self.assets |= self.vision.assets
-            width = self.backbone.get_input_embeddings().weight.shape[1]
-            self.projector = Projector(self.vision.grid, self.vision.width, width, config.vision_shuffle)
+            words = self.backbone.get_input_embeddings().weight
+            self.projector = Projector(
+                self.vision.grid, self.vision.width, words.shape[1], config.vision_shuffle
+            )
+            with torch.no_grad():  # image tokens begin as large as the words that the backbone knows
+                self.projector.down.weight.mul_(words.float().std() / PROJECTED)
             per_image = self.projector.count
         self._lay_out(prompt_of(hugging.model_type), tokenizer, hugging, per_image)
         tune(self.backbone, config)

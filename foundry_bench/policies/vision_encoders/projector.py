@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.language import init_linear
 
+PROJECTED = 0.6  # standard deviation of what an untrained projector gives: unit variance through a GELU
+
 
 class Projector(nn.Module):
     """Pixel shuffle by ``factor``, LayerNorm, two linear maps with a GELU between them.
