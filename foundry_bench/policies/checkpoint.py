@@ -1,6 +1,7 @@
 """Checkpoint folders: config.yaml, model.safetensors, normalization.json, tokenizer.json, README.md.
 
-A model that speaks in action tokens has action_tokenizer.json too.
+A model that speaks in action tokens has action_tokenizer.json too, one with pretrained parts the small files
+that give them their shape (see build.asset_names).
 
 Everything is text or safetensors: loading a checkpoint runs no code from it.
 """
@@ -17,16 +18,23 @@ import yaml
 from torch import Tensor
 
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.action_model import InstructionTokenizer
 from foundry_bench.policies.action_tokens import read_action_tokenizer
 from foundry_bench.policies.architectures import ModelConfig, read_config
-from foundry_bench.policies.build import ACTION_TOKENIZER, ASSETS, asset_names, make_model
+from foundry_bench.policies.build import (
+    ACTION_TOKENIZER,
+    ASSETS,
+    asset_names,
+    make_model,
+    pretrained_parts,
+    read_tokenizer,
+)
 from foundry_bench.policies.checkpoint_files import (
     CARD,
     CONFIG,
     TOKENIZER,
     WEIGHTS,
     card,
-    check_vocabulary,
     folder_hash,
     read_sections,
 )
@@ -39,7 +47,6 @@ from foundry_bench.policies.storage import (
     tensors_to_bytes,
     write_folder,
 )
-from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla_policy import VLAPolicy
 
 __all__ = [
@@ -57,7 +64,7 @@ class Checkpoint:
     config: ModelConfig
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
-    tokenizer: TextTokenizer
+    tokenizer: InstructionTokenizer
     about: Mapping[str, Any]  # plain sections beside "model": train, data, versions
     assets: Mapping[str, str] = field(default_factory=dict)  # ActionModel.assets
 
@@ -84,8 +91,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (FoundryError, TypeError) as error:
         raise FoundryError(f"{folder / CONFIG}: {error}") from error
     weights = read_tensors(folder / WEIGHTS)
+    assets = _assets(folder, config)
+    texts = {**assets, TOKENIZER: read_text(folder / TOKENIZER)}
+    tokenizer = read_tokenizer(config, texts, str(folder / TOKENIZER))
     with torch.device("meta"):
-        expected = make_model(config).state_dict()
+        expected = make_model(config, texts).state_dict()
     check_tensors(weights, expected, str(folder / WEIGHTS))
     normalizer = Normalizer.from_json(read_text(folder / NORMALIZATION), str(folder / NORMALIZATION))
     for name, scaling, size in (
@@ -97,11 +107,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder / NORMALIZATION}: {name} has {len(scaling.offset)} entries, config.yaml says "
                 f"{size}; restore the folder or train again"
             )
-    tokenizer = TextTokenizer.from_json(
-        read_text(folder / TOKENIZER), config.text_tokens, str(folder / TOKENIZER)
-    )
-    check_vocabulary(folder, tokenizer.vocab_size, config.vocab_size)
-    return Checkpoint(config, weights, normalizer, tokenizer, sections, _assets(folder, config))
+    return Checkpoint(config, weights, normalizer, tokenizer, sections, assets)
 
 
 def _assets(folder: Path, config: ModelConfig) -> dict[str, str]:
@@ -117,7 +123,7 @@ def _assets(folder: Path, config: ModelConfig) -> dict[str, str]:
 def load_vla_policy(folder: Path, device: str = "auto") -> VLAPolicy:
     """The policy of a checkpoint folder, ready to predict on ``device`` (auto: a GPU where there is one)."""
     checkpoint = load_checkpoint(folder)
-    model = make_model(checkpoint.config, checkpoint.assets)
+    model = make_model(checkpoint.config, {**checkpoint.assets, TOKENIZER: checkpoint.tokenizer.to_json()})
     model.load_state_dict(dict(checkpoint.weights))
     return VLAPolicy(
         model,
@@ -139,6 +145,16 @@ def _hashed(folder: Path) -> list[str]:
     return [CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER, *assets]
 
 
+_FROM_SCRATCH = (
+    "A vision-language-action policy trained from scratch by foundry-bench on demonstrations of scripted",
+    "experts in simulation. It has seen nothing else: expect nothing outside of its tasks.",
+)
+_ON_TOP = (
+    "A vision-language-action policy trained by foundry-bench on demonstrations, on top of the pretrained",
+    "parts named below, whose licences hold for it too. Expect nothing outside of its tasks.",
+)
+
+
 def model_card(checkpoint: Checkpoint) -> str:
     """README.md of a checkpoint: what it is, what it saw, how to run it."""
     config, about = checkpoint.config, checkpoint.about
@@ -155,13 +171,13 @@ def model_card(checkpoint: Checkpoint) -> str:
                        f"fingerprint {data.get('fingerprint', '?')}"),
         ("training samples", str(train.get("samples", "?"))),
     ]  # fmt: skip
-    about_it = (
-        "A vision-language-action policy trained from scratch by foundry-bench on demonstrations of scripted",
-        "experts in simulation. It has seen nothing else: expect nothing outside of its tasks.",
-    )
+    parts = pretrained_parts(config)
+    if parts:
+        rows.insert(1, ("pretrained parts", ", ".join(parts)))
     code = (
         "from foundry_bench import load_policy",
         'policy = load_policy("path/to/this/folder")',
         "chunks = policy.predict(observations, noise_seeds)  # (batch, horizon, action_dim) in [-1, 1]",
     )
+    about_it = _ON_TOP if parts else _FROM_SCRATCH
     return card(config.name, ("robotics", "vision-language-action", "LIBERO"), about_it, rows, code)

@@ -42,11 +42,11 @@ def read_sections(folder: Path, stage: str = "vla", known: Iterable[str] = SECTI
     return sections
 
 
-def check_vocabulary(folder: Path, tokens: int, vocab_size: int) -> None:
-    """FoundryError where the tokenizer of a folder has more tokens than the model."""
+def check_vocabulary(where: Path | str, tokens: int, vocab_size: int) -> None:
+    """FoundryError where the tokenizer of the file ``where`` has more tokens than the model."""
     if tokens > vocab_size:
         raise FoundryError(
-            f"{folder / TOKENIZER} has {tokens} tokens, more than model.vocab_size={vocab_size} in "
+            f"{where} has {tokens} tokens, more than model.vocab_size={vocab_size} in "
             f"{CONFIG}; restore the tokenizer that was saved with these weights"
         )
 

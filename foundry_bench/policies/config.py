@@ -8,6 +8,7 @@ from typing import Any
 
 from foundry_bench.errors import FoundryError, nearest
 from foundry_bench.policies.base import PolicySpec
+from foundry_bench.policies.encoder_checks import check_encoders
 
 HEADS = ("flow", "diffusion", "regression", "tokens")
 CONDITIONINGS = ("layers", "pooled")
@@ -17,6 +18,8 @@ _POSITIVE = (
     "image_size", "state_dim", "action_dim", "horizon", "vocab_size", "text_tokens", "width", "heads",
     "layers", "hidden", "expert_width", "expert_hidden", "euler_steps", "flow_draws",
     "denoising_steps", "diffusion_steps",
+    "vision_shuffle", "vit_patch", "vit_width", "vit_layers", "vit_heads", "observation_steps",
+    "lora_rank", "lora_alpha",
 )  # fmt: skip
 NORMALIZATIONS = ("quantile", "minmax", "meanstd")
 
@@ -54,6 +57,26 @@ class VLAConfig:
     # Vision.
     stem_channels: tuple[int, ...] = (32, 48, 96)
     share_stem: bool = True
+    # Which encoders read images and text, and what they are built on; see docs/backbones.md.
+    vision: str = "stem"
+    vision_path: str = ""
+    vision_tuning: str = "full"
+    vision_pixels: int = 0
+    vision_shuffle: int = 1
+    vit_patch: int = 16
+    vit_width: int = 192
+    vit_layers: int = 4
+    vit_heads: int = 4
+    observation_steps: int = 1
+    text: str = "own"
+    backbone: str = "own"
+    backbone_path: str = ""
+    backbone_dtype: str = "float32"
+    tuning: str = "full"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    expert_layers: int = 0
+    pretrained_rate: float = 0.03
     # Action expert.
     expert_width: int = 96
     expert_hidden: int = 192
@@ -100,6 +123,7 @@ class VLAConfig:
             raise FoundryError(f"model.cameras={list(self.cameras)} must name at least one camera, each once")
         if len(self.stem_channels) != 3 or any(channels % 8 for channels in self.stem_channels):
             raise FoundryError(f"model.stem_channels={list(self.stem_channels)} must be three multiples of 8")
+        check_encoders(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "model") -> VLAConfig:

@@ -140,7 +140,7 @@ def load_language_model(folder: Path, device: str = "cpu") -> LanguageCheckpoint
         read_text(folder / TOKENIZER), config.context, str(folder / TOKENIZER),
         config.pad_token or None, config.end_token or None,
     )  # fmt: skip
-    check_vocabulary(folder, tokenizer.vocab_size, config.vocab_size)
+    check_vocabulary(folder / TOKENIZER, tokenizer.vocab_size, config.vocab_size)
     return LanguageCheckpoint(config, model.eval().to(device), tokenizer, sections)
 
 
@@ -157,7 +157,7 @@ def import_llama(source: Path, folder: Path) -> Path:
     """
     language, config = load_llama(source)
     tokenizer = TextTokenizer.from_folder(source, config.context)
-    check_vocabulary(source, tokenizer.vocab_size, config.vocab_size)
+    check_vocabulary(source / TOKENIZER, tokenizer.vocab_size, config.vocab_size)
     config = replace(
         config, pad_token=tokenizer.token(tokenizer.pad), end_token=tokenizer.token(tokenizer.end)
     )

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from foundry_bench.errors import FoundryError
-from foundry_bench.policies.action_model import ActionModel, InstructionFeatures
+from foundry_bench.policies.action_model import ActionModel, InstructionFeatures, InstructionTokenizer
 from foundry_bench.policies.base import rows
 from foundry_bench.policies.normalization import Normalizer, clip_state
-from foundry_bench.policies.tokenizer import TextTokenizer
 
 ROWS = 4  # every pass has this many rows, so that no result depends on how many were asked for
 CACHED_INSTRUCTIONS = 256
@@ -47,7 +46,7 @@ class VLAPolicy:
         self,
         model: ActionModel,
         normalizer: Normalizer,
-        tokenizer: TextTokenizer,
+        tokenizer: InstructionTokenizer,
         *,
         checkpoint_hash: str = "unsaved",
         device: str = "auto",

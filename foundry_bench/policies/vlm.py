@@ -5,24 +5,29 @@ So a checkpoint of it begins where a language model's ended, and a VLA begins wh
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Mapping
 
 from foundry_bench.policies.config import VLAConfig
-from foundry_bench.policies.vla import VLA, TextFeatures
+from foundry_bench.policies.encoder_checks import check_speaks
+from foundry_bench.policies.sight import Sight
 
 
-class VLM(nn.Module):
+class VLM(Sight):
     """Language model and vision of a VLA; see answers for the loss and for answering.
 
-    Args:
-        config: of the whole VLA. Its fresh weights here are those that the VLA's same parts would have.
+    Its config is that of the whole VLA, and its fresh weights are those that the VLA's same parts would have.
     """
 
-    def __init__(self, config: VLAConfig) -> None:
-        super().__init__()
-        whole = VLA(config)
-        self.config, self.language, self.stems = config, whole.language, whole.stems
 
-    def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> TextFeatures:
-        """See VLA.read_instructions; here it reads questions."""
-        return VLA.read_instructions(self, tokens_UT, mask_UT)  # type: ignore[arg-type]
+def make_vlm(config: VLAConfig, assets: Mapping[str, str] | None = None) -> VLM:
+    """The vision-language model of a VLA's config; see `build.make_model` for ``assets``.
+
+    Raises:
+        FoundryError: a model that has no words of ours to answer with, or a pretrained part that is missing.
+    """
+    check_speaks(config, "a vision-language model")
+    if config.vision == "stem":
+        return VLM(config, assets)
+    from foundry_bench.policies.encoder_vla import EncoderVLM
+
+    return EncoderVLM(config, assets)

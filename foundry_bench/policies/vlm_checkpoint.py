@@ -20,6 +20,7 @@ from torch import Tensor
 import foundry_bench
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.answers import answer
+from foundry_bench.policies.build import ACTION_TOKENIZER, asset_names, pretrained_parts
 from foundry_bench.policies.checkpoint_files import (
     CARD,
     CONFIG,
@@ -38,7 +39,7 @@ from foundry_bench.policies.storage import (
     write_folder,
 )
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vlm import VLM
+from foundry_bench.policies.vlm import VLM, make_vlm
 
 STAGE = "vlm"
 
@@ -93,6 +94,7 @@ def save_vlm(
     weights: Mapping[str, Tensor],
     tokenizer: TextTokenizer,
     about: Mapping[str, Any],
+    assets: Mapping[str, str] | None = None,
 ) -> None:
     """Write the folder, replacing an older one only when this one is complete.
 
@@ -102,6 +104,7 @@ def save_vlm(
         weights: the state of a `VLM`.
         tokenizer: written as tokenizer.json.
         about: plain sections: train, data; the versions are added.
+        assets: of the model, see `build.asset_names`.
     """
     versions = {
         "foundry_bench": foundry_bench.__version__,
@@ -116,6 +119,7 @@ def save_vlm(
             WEIGHTS: tensors_to_bytes(weights),
             TOKENIZER: tokenizer.to_json().encode(),
             CARD: _model_card(config, weights, tokenizer, about).encode(),
+            **{name: text.encode() for name, text in (assets or {}).items()},
         },
     )
 
@@ -133,14 +137,16 @@ def load_vlm(folder: Path) -> VLMCheckpoint:
     except (FoundryError, TypeError) as error:
         raise FoundryError(f"{folder / CONFIG}: {error}") from error
     weights = read_tensors(folder / WEIGHTS)
+    names = [name for name in asset_names(config) if name != ACTION_TOKENIZER]
+    assets = {name: read_text(folder / name) for name in names}
     with torch.device("meta"):
-        expected = VLM(config).state_dict()
+        expected = make_vlm(config, assets).state_dict()
     check_tensors(weights, expected, str(folder / WEIGHTS))
-    model = VLM(config)
+    model = make_vlm(config, assets)
     model.load_state_dict(weights)
     where = folder / TOKENIZER
     tokenizer = TextTokenizer.from_json(read_text(where), config.text_tokens, str(where))
-    check_vocabulary(folder, tokenizer.vocab_size, config.vocab_size)
+    check_vocabulary(where, tokenizer.vocab_size, config.vocab_size)
     return VLMCheckpoint(model.eval(), tokenizer, sections)
 
 
@@ -157,9 +163,13 @@ def _model_card(
                        f"{data.get('fingerprint', '?')}"),
         ("training pairs", str(train.get("samples", "?"))),
     ]  # fmt: skip
+    parts = pretrained_parts(config)
+    if parts:
+        rows.insert(1, ("pretrained parts", ", ".join(parts)))
     about_it = (
         "A small vision-language model trained by foundry-bench on questions about rendered scenes, to start",
-        "vision-language-action models from. It has seen nothing else.",
+        "vision-language-action models from. It has seen nothing else"
+        + (" beside its pretrained parts, whose licences hold for it too." if parts else "."),
     )
     code = (
         "from pathlib import Path",

@@ -194,12 +194,14 @@ def _planned(config: DictConfig, name: str, inputs: list[Any]) -> Planned:
 def vla_config(config: DictConfig) -> VLAConfig:
     """The configured VLA; FoundryError where the model is a baseline, which has no stages."""
     from foundry_bench.policies.config import VLAConfig
+    from foundry_bench.policies.encoder_checks import check_speaks
 
     model = sections.model_config(config)
     if not isinstance(model, VLAConfig):
         raise FoundryError(
             f"model={model.name}: only a VLA has stages before the policy; choose model=foundry_nano, say"
         )
+    check_speaks(model, "a stage before the policy")
     return model
 
 

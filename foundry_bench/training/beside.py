@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.encoder_checks import check_speaks
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.training.caption_source import CaptionSource
 from foundry_bench.training.config import TrainConfig
@@ -20,7 +22,11 @@ class Speaking(Stage, Protocol):
     """A stage whose model has a language model."""
 
     model_config: Any
-    tokenizer: TextTokenizer
+
+    @property
+    def tokenizer(self) -> Any:
+        """A TextTokenizer, where the model has a language model of ours."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,17 +66,20 @@ class Beside:
         if not (self.captions or self.text):
             return stage
         model = stage.model_config
+        if isinstance(model, VLAConfig):
+            check_speaks(model, "cotrain: what is learned beside actions")
         if not hasattr(stage.model, "language"):
             raise FoundryError(
                 f"cotrain: model {model.name} has no language model of ours; choose a VLA, or leave it out"
             )
+        tokenizer: TextTokenizer = stage.tokenizer
         sources: list[Source] = [StageSource(name, stage)]
         weights = {name: 1.0}
         if self.captions:
             weights["captions"] = self.captions
             sources.append(
                 CaptionSource(
-                    self.captions_root, model.cameras, model.image_size, stage.tokenizer,
+                    self.captions_root, model.cameras, model.image_size, tokenizer,
                     answer_tokens=self.answer_tokens, batch_size=config.batch_size, seed=config.seed,
                     z_loss=config.z_loss,
                 )
@@ -78,5 +87,5 @@ class Beside:
         if self.text:
             weights["text"] = self.text
             text = self.text_config or TextConfig()
-            sources.append(open_text_source(text, stage.tokenizer, self.block, config, files))
+            sources.append(open_text_source(text, tokenizer, self.block, config, files))
         return MixedStage(stage, sources, weights, config.seed)

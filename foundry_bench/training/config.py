@@ -17,7 +17,7 @@ PARALLEL = ("none", "ddp", "fsdp")
 # never what is learned: a run may be resumed with others.
 HARMLESS = (
     "save_every", "log_every", "validate_every", "prefetch", "keep_best",
-    "accumulate", "checkpoint_activations", "parallel",
+    "accumulate", "checkpoint_activations", "parallel", "feature_gib",
 )  # fmt: skip
 _NULLABLE = ("rates", "init_from", "keep_best")  # may be null in YAML: what is left out has its default
 
@@ -53,6 +53,9 @@ class TrainConfig:
     # Augmentation: shift in pixels (each way), noise on the normalised state.
     shift: int = 4
     state_noise: float = 0.02
+    # Features of a frozen vision encoder, computed once: so many shifted views of each frame; 0: not kept.
+    feature_views: int = 0
+    feature_gib: float = 8.0
     # Of losses over text: factor on the squared logarithm of the softmax's normaliser.
     z_loss: float = 0.0
     # Start from the weights of another checkpoint's folder; with init_partial, tensors of another shape are
@@ -97,11 +100,11 @@ class TrainConfig:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must be at least 1")
         for key in (
             "warmup", "shift", "state_noise", "weight_decay", "validation_episodes", "seed", "z_loss",
-            "freeze_until",
+            "freeze_until", "feature_views",
         ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must not be negative")
-        for key in ("learning_rate", "clip"):
+        for key in ("learning_rate", "clip", "feature_gib"):
             if not getattr(self, key) > 0:
                 raise FoundryError(f"train.{key}={getattr(self, key)} must be above 0")
         for key in ("ema_decay", "final_fraction"):

@@ -26,7 +26,7 @@ from foundry_bench.training.precision import matmul_dtype
 from foundry_bench.training.prefetch import Prefetcher
 from foundry_bench.training.schedule import learning_rate
 from foundry_bench.training.stage import Batch, Stage, batch_rows
-from foundry_bench.training.state import TrainerState, check_identity, load_state
+from foundry_bench.training.state import TrainerState, check_identity, load_state, put_weights
 from foundry_bench.training.throughput import count_flops, matmul_peak
 from foundry_bench.training.trainer import Trainer
 from foundry_bench.training.warm_start import start_from
@@ -108,6 +108,7 @@ def _run(
     started = None
     if state is None and config.init_from:
         started = start_from(Path(config.init_from), stage.model, stage.files(), config.init_partial)
+    _prepare(stage, config, out, state, world, progress)
     trainer = Trainer(stage, config, out, world.device, world)
     if state is not None:
         trainer.restore(state)
@@ -127,6 +128,18 @@ def _run(
             log.write("init", 0, 0, {"taken": len(started.taken), "new": started.new, "part": started.part})
         _loop(trainer, batches, log, bar, stop)
     return checkpoint
+
+
+def _prepare(
+    stage: Stage, config: TrainConfig, out: Path, state: TrainerState | None, world: World, progress: bool
+) -> None:
+    """Let the stage compute what it wants of its model, whose weights are those that the run goes on with."""
+    prepare: Any = getattr(stage, "prepare", None)
+    if prepare is None or (state is not None and state.step >= config.steps):
+        return
+    if state is not None:
+        put_weights(stage.model, state, out / "state")
+    world.first(lambda: prepare(world.device, progress and world.writes))
 
 
 def _loop(

@@ -175,6 +175,12 @@ class MixedStage:
                 files.update(own())
         return files
 
+    def prepare(self, device: torch.device, progress: bool) -> None:
+        """See Stage: what the base does."""
+        own = getattr(self.base, "prepare", None)
+        if own is not None:
+            own(device, progress)
+
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
         source, number = self._order.draw(step)

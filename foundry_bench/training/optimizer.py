@@ -27,6 +27,9 @@ class Optimizer:
         model: whose parameters that require gradients are optimised.
         config: ``optimizer`` is ``adamw``, or ``muon`` for Muon on the inner matrices and AdamW on the rest;
             ``rates`` gives parts of the model another learning rate.
+
+    Pretrained parts (``model.pretrained``, beginnings of names) stay with AdamW, do not decay, and are
+    trained at ``model.config.pretrained_rate`` times the learning rate (times that of ``rates``).
     """
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
@@ -34,8 +37,9 @@ class Optimizer:
         adam: list[dict[str, Any]] = []
         muon: list[dict[str, Any]] = []
         for factor, (decayed, others, inner) in _sorted_by_kind(model, config).items():
-            adam.append({"params": decayed, "weight_decay": config.weight_decay, "factor": factor})
-            adam.append({"params": others, "weight_decay": 0.0, "factor": factor})
+            for decay, parameters in ((config.weight_decay, decayed), (0.0, others)):
+                if parameters or factor == 1.0:  # these are there even where everything is Muon's
+                    adam.append({"params": parameters, "weight_decay": decay, "factor": factor})
             if inner:
                 muon.append({"params": inner, "factor": factor})
         self.parts: list[torch.optim.Optimizer] = [
@@ -110,13 +114,17 @@ _Kinds = tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]
 
 def _sorted_by_kind(model: nn.Module, config: TrainConfig) -> dict[float, _Kinds]:
     """For each factor on the learning rate, 1 first: decayed, undecayed and Muon's parameters."""
+    pretrained: tuple[str, ...] = getattr(model, "pretrained", ())
+    slow: float = getattr(getattr(model, "config", None), "pretrained_rate", 1.0)
     kinds: dict[float, _Kinds] = {1.0: ([], [], [])}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decayed, others, inner = kinds.setdefault(rate_factor(name, config), ([], [], []))
+        known = name.startswith(pretrained)
+        factor = rate_factor(name, config) * (slow if known else 1.0)
+        decayed, others, inner = kinds.setdefault(factor, ([], [], []))
         parts = name.split(".")
-        if parameter.ndim < 2 or any(part in UNDECAYED for part in parts):
+        if known or parameter.ndim < 2 or any(part in UNDECAYED for part in parts):
             others.append(parameter)
         elif config.optimizer == "muon" and not any(part in OUTERMOST for part in parts):
             inner.append(parameter)
@@ -143,14 +151,19 @@ class MovingAverage:
     """Exponential moving average of a model's parameters, held in a model of its own; buffers are copied.
 
     The decay rises from 0.1 to ``decay``, so that a short run is not an average with its initial weights.
+
+    Attributes:
+        shared: names of the parameters that are not trained: both models have the same tensors there.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        fixed = {name: each for name, each in model.named_parameters() if not each.requires_grad}
+        self.shared = frozenset(fixed)
+        self.model = copy.deepcopy(model, {id(each): each for each in fixed.values()}).requires_grad_(False)
         self.decay = decay
         self._pairs: tuple[list[Tensor], list[Tensor]] = (
-            list(self.model.parameters()),
-            [parameter.detach() for parameter in model.parameters()],
+            [each for name, each in self.model.named_parameters() if name not in fixed],
+            [each.detach() for each in model.parameters() if each.requires_grad],
         )
         self._buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
@@ -161,8 +174,13 @@ class MovingAverage:
             mine.copy_(theirs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averaged weights and the buffers, by name."""
-        return dict(self.model.state_dict())
+        """The averaged weights and the buffers, by name; what is shared is not among them."""
+        return {name: each for name, each in self.model.state_dict().items() if name not in self.shared}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave, after the model has been put back itself."""
+        own = self.model.state_dict()
+        self.model.load_state_dict({**{name: own[name] for name in self.shared}, **tensors})
 
 
 def average_decay(decay: float, step: int) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 # One stream of random numbers for each use, so that none moves when another is added.
-ORDER, AUGMENT, NOISE, HOLD_OUT, SOURCE = range(5)
+ORDER, AUGMENT, NOISE, HOLD_OUT, SOURCE, FEATURES = range(6)
 
 
 def generator(seed: int, use: int, number: int) -> np.random.Generator:

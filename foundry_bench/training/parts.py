@@ -45,8 +45,10 @@ class Freezing:
 
     def __init__(self, model: nn.Module, config: TrainConfig, drop: bool = False) -> None:
         check_parts(model, config.freeze, "train.freeze")
-        self.names = [
-            name for name, _ in model.named_parameters() if any(belongs(name, part) for part in config.freeze)
+        self.names = [  # what a model fixes itself, as a frozen encoder, never thaws
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and any(belongs(name, part) for part in config.freeze)
         ]
         self.thaws = config.in_steps(config.freeze_until) if config.freeze_until else None
         self._drop = drop

@@ -34,10 +34,14 @@ class ShardedAverage:
     def __init__(self, model: nn.Module, decay: float, template: nn.Module, writes: bool) -> None:
         self.decay = decay
         self._source = model
-        self._averaged = {name: each.detach().clone() for name, each in model.named_parameters()}
+        self.shared = frozenset(name for name, each in model.named_parameters() if not each.requires_grad)
+        self._averaged = {
+            name: each.detach() if name in self.shared else each.detach().clone()
+            for name, each in model.named_parameters()
+        }
         self._pairs: tuple[list[Tensor], list[Tensor]] = (
-            [local(each) for each in self._averaged.values()],
-            [local(each) for each in model.parameters()],
+            [local(each) for name, each in self._averaged.items() if name not in self.shared],
+            [local(each) for each in model.parameters() if each.requires_grad],
         )
         self._template = copy.deepcopy(template).cpu().requires_grad_(False) if writes else None
 
@@ -46,8 +50,9 @@ class ShardedAverage:
         torch._foreach_lerp_(*self._pairs, 1 - average_decay(self.decay, step))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averaged weights, sharded, and the buffers, by name."""
-        return {**self._source.state_dict(), **self._averaged}
+        """The averaged weights, sharded, and the buffers, by name; what is not trained is not among them."""
+        every = {**self._source.state_dict(), **self._averaged}
+        return {name: each for name, each in every.items() if name not in self.shared}
 
     def gathered(self) -> nn.Module | None:
         """The averaged model in the process that writes, None in the others (all must call)."""

@@ -38,6 +38,8 @@ class Stage(Protocol):
       not simply those rows of every tensor that has one entry for each.
     - ``weight(batch) -> float``: what the mean in ``loss`` divides by (tokens, actions that are real), so
       that means of parts can be put together. Without it, the number of rows.
+    - ``prepare(device, progress)``: called once the model has the weights that training goes on with, before
+      the first batch; by rank 0 alone first, and by no process where the run is over.
     - ``tokens_per_sample: int``: for the log.
     - ``source_name(step) -> str``: whose loss a step's is, for the log.
     - ``describe(step) -> str``: what a step's batch was made of, for whoever looks for what went wrong.

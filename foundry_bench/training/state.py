@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.storage import (
@@ -75,6 +76,25 @@ def load_state(folder: Path, tensors: bool = True) -> TrainerState | None:
         raise FoundryError(f"{path} is damaged ({error!r}); delete {folder.parent} to train anew") from error
     files = {name: read_text(folder / name) for name in names}
     return TrainerState(step, identity, _read(folder) if tensors else {}, files, counts, best)
+
+
+def put_weights(model: nn.Module, state: TrainerState, folder: Path) -> None:
+    """Copy the weights of a saved state into a model, as far as they fit; no process waits for another."""
+    own = {f"weights.{name}": each for name, each in model.state_dict().items()}
+    if not state.tensors:
+        from foundry_bench.training.sharded import described, load_into
+
+        found = described(folder)
+        wanted = {
+            name: each for name, each in own.items() if name in found and found[name].shape == each.shape
+        }
+        load_into(wanted, folder, alone=True)
+        return
+    with torch.no_grad():
+        for name, each in own.items():
+            value = state.tensors.get(name)
+            if value is not None and value.shape == each.shape:
+                each.copy_(value)
 
 
 def _read(folder: Path) -> Mapping[str, Tensor]:

@@ -197,7 +197,7 @@ class Trainer:
             tensors = dict(state.tensors)
             self.model.load_state_dict(_under("weights", tensors))
             assert isinstance(self.average, MovingAverage)
-            self.average.model.load_state_dict(_under("average", tensors))
+            self.average.restore(_under("average", tensors))
         self.optimizer.restore(tensors, state.step, state.counts)
         if self._masters:
             self._masters.spread()

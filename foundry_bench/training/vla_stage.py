@@ -1,6 +1,7 @@
 """The ``vla`` stage: robot demonstrations to batches, and the loss on them of a VLA or a baseline.
 
-A batch: images uint8 (B, C, S, S, 3), state (B, state_dim) and actions (B, horizon, action_dim) normalised,
+A batch: images uint8 (B, C, S, S, 3), or kept features of a frozen encoder (see feature_cache), state
+(B, state_dim) and actions (B, horizon, action_dim) normalised,
 action_mask (B, horizon) false after the episode's end, tokens and token_mask (U, text_tokens) of the U
 distinct instructions, inverse (B,) each row's instruction among them.
 """
@@ -23,7 +24,14 @@ from foundry_bench.policies.action_tokens import (
     fit_action_tokenizer,
 )
 from foundry_bench.policies.architectures import ModelConfig
-from foundry_bench.policies.build import give_action_tokenizer, make_model, needs_action_tokenizer
+from foundry_bench.policies.build import (
+    give_action_tokenizer,
+    make_model,
+    make_tokenizer,
+    needs_action_tokenizer,
+    own_tokenizer,
+    read_tokenizer,
+)
 from foundry_bench.policies.checkpoint import (
     NORMALIZATION,
     Checkpoint,
@@ -35,13 +43,14 @@ from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla_policy import VLAPolicy
 from foundry_bench.training.augment import shift_images
 from foundry_bench.training.config import TrainConfig
+from foundry_bench.training.feature_cache import FeatureCache
 from foundry_bench.training.order import AUGMENT, SampleOrder, generator, hold_out
 from foundry_bench.training.stage import Batch, Rows
 from foundry_bench.training.warm_start import tokenizer_text
 
 if TYPE_CHECKING:
     from foundry_bench.data.reader import RobotDataset
-    from foundry_bench.policies.action_model import ActionModel
+    from foundry_bench.policies.action_model import ActionModel, InstructionTokenizer
     from foundry_bench.policies.config import VLAConfig
 
 VALIDATION_FRAMES = 256
@@ -51,6 +60,7 @@ class VLAStage:
     """See stage.Stage."""
 
     model: nn.Module
+    tokenizer: InstructionTokenizer
 
     def __init__(
         self,
@@ -61,20 +71,19 @@ class VLAStage:
     ) -> None:
         """``files``: normalization and tokenizer of the run that is resumed; computed where absent."""
         check_fit(model_config, dataset)
+        check_recomputing(config, model_config)
         self.config, self.model_config, self.dataset = config, model_config, dataset
         instructions = sorted(set(dataset.episodes["instruction"]))
         if files is None:
             self.normalizer = Normalizer.fit(
                 dataset.statistics(), model_config.state_normalization, model_config.action_normalization
             )
-            self.tokenizer = TextTokenizer.train(
-                instructions, model_config.vocab_size, model_config.text_tokens
-            )
-            if config.init_from:
+            self.tokenizer = make_tokenizer(model_config, instructions)
+            if config.init_from and own_tokenizer(model_config):
                 self.tokenizer = _tokenizer_of(Path(config.init_from), model_config) or self.tokenizer
         else:
             self.normalizer = Normalizer.from_json(files[NORMALIZATION])
-            self.tokenizer = TextTokenizer.from_json(files[TOKENIZER], model_config.text_tokens)
+            self.tokenizer = read_tokenizer(model_config, files)
         self._number = {text: number for number, text in enumerate(instructions)}
         self._tokens, self._token_mask = self.tokenizer.encode(instructions)
         train, self._held_out = split_frames(dataset, config)
@@ -86,6 +95,7 @@ class VLAStage:
             self._fit_action_tokenizer(train)
         assert isinstance(self._policy_model, nn.Module)
         self.model = self._policy_model
+        self._features: FeatureCache | None = None
 
     def _fit_action_tokenizer(self, frames: np.ndarray) -> None:
         """Fit the model's action tokenizer on chunks that are evenly spread over the frames."""
@@ -115,16 +125,34 @@ class VLAStage:
             **self._policy_model.assets,
         }
 
+    def prepare(self, device: torch.device, progress: bool) -> None:
+        """See Stage: keep features where ``train.feature_views`` says so."""
+        if self.config.feature_views:
+            self.keep_features(device, progress)
+
+    def keep_features(self, device: torch.device, progress: bool = True) -> None:
+        """Compute what the frozen vision encoder gives for every frame, or read it where it was kept before.
+
+        From then on batches hold these features in the place of images.
+
+        Raises:
+            FoundryError: there is no frozen vision encoder, or the features exceed train.feature_gib.
+        """
+        self._features = FeatureCache.of(self.model.to(device), self.dataset, self.config, progress)
+
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
         return self.batch_rows(step, Rows(0, self.config.batch_size, self.config.batch_size))
 
     def batch_rows(self, step: int, rows: Rows) -> Batch:
         """See Stage: the chance of the whole batch is drawn, the frames of other rows are not read."""
-        raw = self.dataset.batch(self._order.batch(step)[rows.first : rows.stop], self.model_config.horizon)
+        frames = self._order.batch(step)[rows.first : rows.stop]
+        raw = self.dataset.batch(frames, self.model_config.horizon)
         chance = generator(self.config.seed, AUGMENT, step)
         images = np.stack([raw["images"][camera] for camera in self.model_config.cameras], axis=1)
-        if self.config.shift:
+        if self._features is not None:
+            images = self._features.draw(frames, chance, rows)
+        elif self.config.shift:
             flat = images.reshape(-1, *images.shape[2:])
             cameras = images.shape[1]
             shifts = chance.integers(-self.config.shift, self.config.shift + 1, (rows.total * cameras, 2))
@@ -225,6 +253,11 @@ def check_fit(model: ModelConfig, dataset: RobotDataset) -> None:
             f"model.cameras has '{missing[0]}', the demonstrations in {dataset.root} have "
             f"{list(spec.cameras)}; change model.cameras or collect them anew"
         )
+    if getattr(model, "observation_steps", 1) > 1:
+        raise FoundryError(
+            f"model.observation_steps={getattr(model, 'observation_steps', 1)}: training shows the present "
+            "frame only; use 1"
+        )
     for key, wanted, found in (
         ("image_size", model.image_size, spec.image_size),
         ("state_dim", model.state_dim, len(spec.state_names)),
@@ -235,6 +268,20 @@ def check_fit(model: ModelConfig, dataset: RobotDataset) -> None:
                 f"model.{key}={wanted}, but the demonstrations in {dataset.root} have {found}; "
                 "make the two agree or collect them anew"
             )
+
+
+def check_recomputing(config: TrainConfig, model: ModelConfig) -> None:
+    """FoundryError where ``train.checkpoint_activations`` would run a pretrained backbone's blocks twice.
+
+    Its layers put their keys and values into a cache as they run, which is what the expert reads; computed
+    again in the backward pass, they would put them there again.
+    """
+    if config.checkpoint_activations and getattr(model, "backbone", "own") != "own":
+        raise FoundryError(
+            f"train.checkpoint_activations=true is for models of ours, not for model.backbone="
+            f"{getattr(model, 'backbone', 'own')}; use train.accumulate, model.tuning=frozen or "
+            "model.backbone_dtype=bfloat16 to save memory"
+        )
 
 
 def _tokenizer_of(folder: Path, model: ModelConfig) -> TextTokenizer | None:

@@ -13,9 +13,10 @@ from foundry_bench.data.captions.reader import CaptionDataset
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.checkpoint_files import TOKENIZER
 from foundry_bench.policies.config import VLAConfig
+from foundry_bench.policies.encoder_checks import check_speaks
 from foundry_bench.policies.storage import read_text
 from foundry_bench.policies.tokenizer import TextTokenizer
-from foundry_bench.policies.vlm import VLM
+from foundry_bench.policies.vlm import VLM, make_vlm
 from foundry_bench.policies.vlm_checkpoint import save_vlm
 from foundry_bench.training.beside import Beside
 from foundry_bench.training.caption_source import CaptionSource
@@ -83,6 +84,7 @@ class VLMStage:
         files: Mapping[str, str] | None = None,
     ) -> None:
         self.config, self.model_config = config, model_config
+        check_speaks(model_config, "a vision-language model")
         self.tokenizer = _tokenizer(config, model_config, root, files)
         self.source = CaptionSource(
             root,
@@ -96,7 +98,7 @@ class VLMStage:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.model = VLM(model_config)
+            self.model = make_vlm(model_config, files)
 
     def identity(self) -> Mapping[str, Mapping[str, Any]]:
         """See Stage.identity."""
@@ -108,7 +110,7 @@ class VLMStage:
 
     def files(self) -> Mapping[str, str]:
         """See Stage.files."""
-        return {TOKENIZER: self.tokenizer.to_json()}
+        return {TOKENIZER: self.tokenizer.to_json(), **self.model.assets}
 
     def batch(self, step: int) -> Batch:
         """See Stage.batch."""
@@ -126,7 +128,9 @@ class VLMStage:
         """See Stage.save."""
         identity = self.identity()
         about = {"train": identity["train"], "data": identity["data"]}
-        save_vlm(folder, self.model_config, averaged.state_dict(), self.tokenizer, about)
+        save_vlm(
+            folder, self.model_config, averaged.state_dict(), self.tokenizer, about, self.model.assets
+        )  # fmt: skip
 
 
 def _tokenizer(
