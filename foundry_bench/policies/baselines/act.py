@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foundry_bench.policies import chance
 from foundry_bench.policies.baselines.config import ACTConfig
 from foundry_bench.policies.baselines.observation import Instructions, TextEncoder
 from foundry_bench.policies.baselines.transformer import Decoder, Encoder
@@ -90,7 +91,7 @@ class ACT(nn.Module):
         tokens = self.encode(batch["images"], batch["state"], text)
         actions_BKA, mask_BK = batch["actions"], batch["action_mask"]
         mean_BZ, log_variance_BZ = self.style(batch["state"], actions_BKA, mask_BK)
-        noise_BZ = torch.randn(mean_BZ.shape, generator=generator).to(mean_BZ.device)
+        noise_BZ = chance.randn(mean_BZ.shape, generator).to(mean_BZ.device)
         predicted = self._decode(tokens, mean_BZ + noise_BZ * (0.5 * log_variance_BZ).exp())
         error = masked_mean((predicted - actions_BKA).abs().mean(dim=2), mask_BK)
         divergence_B = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum(dim=1)
