@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,8 @@ class ExpertBlock(nn.Module):
         hidden: width of the gated feed-forward.
         kv_heads: heads of keys and values, those of the prefix; ``heads`` must be a multiple. None: as many.
     """
+
+    sharded_with_the_rest: ClassVar[bool] = True  # ``project`` is called from outside too
 
     def __init__(self, width: int, heads: int, size: int, hidden: int, kv_heads: int | None = None) -> None:
         super().__init__()

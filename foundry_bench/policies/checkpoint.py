@@ -72,15 +72,17 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the folder, replacing an older one only when this one is complete."""
     sections = {"model": checkpoint.config.to_dict(), **checkpoint.about}
-    files = {
-        CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
-        WEIGHTS: tensors_to_bytes(checkpoint.weights),
-        NORMALIZATION: checkpoint.normalizer.to_json().encode(),
-        TOKENIZER: checkpoint.tokenizer.to_json().encode(),
-        CARD: model_card(checkpoint).encode(),
-        **{name: text.encode() for name, text in checkpoint.assets.items()},
-    }
-    write_folder(folder, files)
+    write_folder(
+        folder,
+        {
+            CONFIG: yaml.safe_dump(sections, sort_keys=False).encode(),
+            WEIGHTS: tensors_to_bytes(checkpoint.weights),
+            NORMALIZATION: checkpoint.normalizer.to_json().encode(),
+            TOKENIZER: checkpoint.tokenizer.to_json().encode(),
+            CARD: model_card(checkpoint).encode(),
+            **{name: text.encode() for name, text in checkpoint.assets.items()},
+        },
+    )
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

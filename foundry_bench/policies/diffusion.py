@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foundry_bench.policies import chance
 from foundry_bench.policies.normalization import LIMIT
 
 #: Our word for what the network predicts -> the library's.
@@ -63,7 +64,7 @@ class Diffusion:
 
     def draw_steps(self, batch: int, draws: int, generator: torch.Generator) -> Tensor:
         """Steps (B, R) of the schedule, one from each of R equal parts of it."""
-        share_BR = (torch.arange(draws) + torch.rand((batch, draws), generator=generator)) / draws
+        share_BR = (torch.arange(draws) + chance.rand((batch, draws), generator)) / draws
         return (share_BR * self.steps).long().clamp(max=self.steps - 1)
 
     def noised(self, clean: Tensor, noise: Tensor, steps: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class DiffusionHead:
     ) -> Tensor:
         """Mean squared error of what is predicted (the noise, or v)."""
         batch, horizon, dim = actions_BKA.shape
-        noise = torch.randn((batch, self.draws, horizon, dim), generator=generator).to(actions_BKA.device)
+        noise = chance.randn((batch, self.draws, horizon, dim), generator).to(actions_BKA.device)
         steps_BR = self.diffusion.draw_steps(batch, self.draws, generator).to(actions_BKA.device)
         clean = actions_BKA[:, None].expand_as(noise).flatten(0, 1)
         noise, steps = noise.flatten(0, 1), steps_BR.flatten()

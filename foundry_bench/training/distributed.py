@@ -132,8 +132,21 @@ class StageLoss(nn.Module):
         self._loss = loss
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Mean loss of a batch."""
-        return self._loss(batch, generator)
+        """Mean loss of a batch.
+
+        Raises:
+            FoundryError: under fsdp, a block's weights are used otherwise than by calling the block.
+        """
+        try:
+            return self._loss(batch, generator)
+        except RuntimeError as error:
+            if "mixed torch.Tensor and DTensor" not in str(error):
+                raise
+            raise FoundryError(
+                "train.parallel=fsdp cannot train this model: it uses weights of a block that is not being "
+                "called; use train.parallel=ddp, or say so in the block's class (other_forwards or "
+                "sharded_with_the_rest, see foundry_bench/training/distributed.py)"
+            ) from error
 
 
 def wrapped_loss(
@@ -156,6 +169,11 @@ def wrapped_loss(
 
 
 def _shard(root: StageLoss, world: World, precision: str) -> None:
+    """Shard block by block, so that one block's weights are whole at a time, and what is left with the root.
+
+    A block's class may have ``other_forwards``, names of methods that use its weights and are never called
+    within its forward pass; or ``sharded_with_the_rest = True``, where weights are used in any other way.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
         MixedPrecisionPolicy,
@@ -172,6 +190,8 @@ def _shard(root: StageLoss, world: World, precision: str) -> None:
         cast_forward_inputs=False,  # autocast does, and a loss keeps its fp32 targets
     )
     for block in repeated_blocks(root.model):
+        if getattr(block, "sharded_with_the_rest", False):
+            continue
         fully_shard(block, mesh=mesh, mp_policy=policy)
         for name in getattr(block, "other_forwards", ()):
             register_fsdp_forward_method(block, name)

@@ -21,6 +21,8 @@ from foundry_bench.policies.baselines.unet import ChunkUNet
 from foundry_bench.policies.build import MODELS, make_model
 from foundry_bench.policies.checkpoint import Checkpoint, checkpoint_hash, save_checkpoint
 from foundry_bench.policies.vla_policy import VLAPolicy
+from foundry_bench.training.config import TrainConfig
+from foundry_bench.training.optimizer import Optimizer
 from tests.policies.conftest import POLICIES, observations, parts
 from tests.policies.test_heads import batch_of
 
@@ -156,11 +158,9 @@ def mixture_of_three() -> BCTransformer:
     """A model whose mixture has weights 0.5, 0.3 and 0.2, and modes at -1, 0 and 1, whatever it sees."""
     torch.manual_seed(0)
     model = BCTransformer(BCTransformerConfig(modes=3, layers=1, action_dim=2))
-    for layer in (model.weigh, model.output):
-        torch.nn.init.zeros_(layer.weight)
-    model.weigh.bias.data = torch.tensor([0.5, 0.3, 0.2]).log()
+    torch.nn.init.zeros_(model.output.weight)
     means, spreads = torch.tensor([-1.0, 0.0, 1.0]).repeat_interleave(2), torch.zeros(6)
-    model.output.bias.data = torch.cat([means, spreads])
+    model.output.bias.data = torch.cat([means, spreads, torch.tensor([0.5, 0.3, 0.2]).log()])
     return model
 
 
@@ -202,3 +202,18 @@ def test_the_unet_policy_notices_the_step_it_is_at() -> None:
     noisy, condition = torch.randn(2, 8, 7), torch.randn(2, config.condition_width)
     early, late = (model._predict(noisy, condition, torch.full((2,), step)) for step in (3, 90))
     assert (early - late).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_tables_of_vectors_are_neither_decayed_nor_orthogonalised(name: str) -> None:
+    model, _, _ = parts(POLICIES[name])
+    others = {id(p) for p in Optimizer(model, TrainConfig(optimizer="muon")).param_groups[1]["params"]}
+    layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+    tables = {
+        key: parameter
+        for path, module in model.named_modules()
+        if not isinstance(module, layers)
+        for key, parameter in module.named_parameters(prefix=path, recurse=False)
+    }
+    assert len(tables) > 3
+    assert [key for key, parameter in tables.items() if id(parameter) not in others] == []

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.checkpoint import load_checkpoint
-from foundry_bench.training.distributed import World, joined
+from foundry_bench.training.distributed import World, joined, wrapped_loss
 from foundry_bench.training.state import load_state
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +170,51 @@ def test_sharing_without_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         joined("ddp"),
     ):
         pass
+
+
+class Peeked(nn.Module):
+    """A block whose weight is also used without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.peek(x)
+
+    def peek(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.linear.weight.sum()
+
+
+class PeekedWithTheRest(Peeked):
+    sharded_with_the_rest = True
+
+
+@pytest.mark.parametrize("block", [Peeked, PeekedWithTheRest])
+def test_weights_that_are_used_otherwise_are_refused_or_stay_with_the_model(block: type[Peeked]) -> None:
+    class PeekingStage:
+        model = nn.ModuleDict({"blocks": nn.ModuleList([block(), block()])})
+
+        def loss(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+            first, second = self.model["blocks"]  # type: ignore[misc]
+            return first.peek(second(batch["x"])).sum()
+
+    stage = PeekingStage()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        loss = wrapped_loss(stage, stage.loss, World(torch.device("cpu"), "fsdp"), "fp32")  # type: ignore[arg-type]
+        batch = {"x": torch.ones(2, 4)}
+        if block is Peeked:
+            with pytest.raises(
+                FoundryError, match=r"use train\.parallel=ddp, or say so in the block's class"
+            ):
+                loss(batch, torch.Generator())
+        else:
+            loss(batch, torch.Generator()).backward()
+            assert all(each.linear.weight.grad is not None for each in stage.model["blocks"])  # type: ignore[union-attr]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_rows_are_shared_without_overlap_or_gap() -> None:

@@ -17,6 +17,7 @@ _BAND = 0.03  # half width of what is looked at beside the way in
 _COLUMN = 0.015  # and over and under the middle: a wall beside a narrow compartment is no ceiling
 _OUTSIDE = 0.05  # between the opening and what is about to go in
 _SHUT = 0.012  # behind the front, where a door does not touch it
+_STICKS_OUT = 0.08  # before the front: what is less a door pushes in as it shuts
 _STROKE = 0.03  # ahead of the fingers, while they push
 _INSIDE = 0.9  # share of an object that should be inside
 _OVER_FLOOR = 0.012  # height of an object on its way in
@@ -188,7 +189,7 @@ def insert(arm: Arm, name: str, how: Insertion, opening: Opening, shuts: bool = 
     # Out the way the fingers point: one of them may be inside of the object.
     yield from go(arm, world.hand - world.hand_rotation[:, 2] * 0.05, OPEN, 0.02, limit=10)
     yield from go(arm, world.hand - opening.inward * 0.08, OPEN, 0.03, limit=15)
-    if shuts and _outermost(world, name, opening) < opening.front + _SHUT:
+    if shuts and _outermost(world, name, opening) < opening.front - _STICKS_OUT:
         yield from _push_in(arm, name, opening)
     arm.near_contact = False
     arm.face(arm.home_yaw)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foundry_bench.policies import chance
 from foundry_bench.policies.baselines.config import ACTConfig
 from foundry_bench.policies.baselines.observation import Instructions, TextEncoder
 from foundry_bench.policies.baselines.transformer import Decoder, Encoder
@@ -64,7 +65,7 @@ class ACT(nn.Module):
         self.state = nn.Linear(config.state_dim, width)
         self.style = StyleEncoder(config)
         self.style_token = nn.Linear(config.latent, width)
-        self.kind = nn.Parameter(0.5 * torch.randn(3, width))  # says which token is text, state or style
+        self.position = nn.Parameter(0.5 * torch.randn(3, width))  # says which token is text, state or style
         self.encoder = Encoder(width, config.heads, config.hidden, config.encoder_layers)
         self.step = nn.Parameter(0.5 * torch.randn(config.horizon, width))
         self.decoder = Decoder(width, config.heads, config.hidden, config.decoder_layers)
@@ -81,7 +82,7 @@ class ACT(nn.Module):
 
     def encode(self, images: Tensor, state: Tensor, text: Instructions) -> Tensor:
         """See ActionModel."""
-        known = torch.stack([text.summary, self.state(state)], dim=1) + self.kind[:2]
+        known = torch.stack([text.summary, self.state(state)], dim=1) + self.position[:2]
         return torch.cat([known, self.stem(images, text.film)], dim=1)
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -90,7 +91,7 @@ class ACT(nn.Module):
         tokens = self.encode(batch["images"], batch["state"], text)
         actions_BKA, mask_BK = batch["actions"], batch["action_mask"]
         mean_BZ, log_variance_BZ = self.style(batch["state"], actions_BKA, mask_BK)
-        noise_BZ = torch.randn(mean_BZ.shape, generator=generator).to(mean_BZ.device)
+        noise_BZ = chance.randn(mean_BZ.shape, generator).to(mean_BZ.device)
         predicted = self._decode(tokens, mean_BZ + noise_BZ * (0.5 * log_variance_BZ).exp())
         error = masked_mean((predicted - actions_BKA).abs().mean(dim=2), mask_BK)
         divergence_B = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum(dim=1)
@@ -101,7 +102,7 @@ class ACT(nn.Module):
         return self._decode(encoded, noise_BKA.new_zeros(len(noise_BKA), self.config.latent))
 
     def _decode(self, tokens: Tensor, style_BZ: Tensor) -> Tensor:
-        style_B1D = self.style_token(style_BZ)[:, None] + self.kind[2]
+        style_B1D = self.style_token(style_BZ)[:, None] + self.position[2]
         memory = self.encoder(torch.cat([style_B1D, tokens], dim=1))
         queries_BKD = self.step.expand(len(memory), -1, -1)
         return self.output(self.decoder(queries_BKD, memory))

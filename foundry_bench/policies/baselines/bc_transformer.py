@@ -20,7 +20,6 @@ from foundry_bench.policies.baselines.config import BCTransformerConfig
 from foundry_bench.policies.baselines.observation import Instructions, ObservationEncoder
 from foundry_bench.policies.baselines.transformer import Encoder
 from foundry_bench.policies.heads import masked_mean
-from foundry_bench.policies.language import init_linear
 
 SMALLEST = 0.03  # standard deviation of a mode, in normalised units: a gripper of two values would have none
 
@@ -40,13 +39,11 @@ class BCTransformer(nn.Module):
         self.head, self.assets = None, dict[str, str]()
         width, modes, dim = config.width, config.modes, config.action_dim
         self.observation = ObservationEncoder(config)
-        self.kind = nn.Parameter(0.5 * torch.randn(len(config.cameras) + 2, width))
+        self.position = nn.Parameter(0.5 * torch.randn(len(config.cameras) + 2, width))
         self.step = nn.Parameter(0.5 * torch.randn(config.horizon, width))
         self.encoder = Encoder(width, config.heads, config.hidden, config.layers)
         if config.head == "gmm":
-            self.output = nn.Linear(width, 2 * modes * dim)
-            self.weigh = nn.Linear(width, modes)
-            init_linear(self.weigh)
+            self.output = nn.Linear(width, 2 * modes * dim + modes)
         else:
             self.output = nn.Linear(width, dim)
         nn.init.normal_(self.output.weight, std=0.2 * width**-0.5)
@@ -58,7 +55,7 @@ class BCTransformer(nn.Module):
 
     def encode(self, images: Tensor, state: Tensor, text: Instructions) -> Tensor:
         """See ActionModel."""
-        seen = self.observation(images, state, text) + self.kind
+        seen = self.observation(images, state, text) + self.position
         queries_BKD = self.step.expand(len(seen), -1, -1)
         return self.encoder(torch.cat([seen, queries_BKD], dim=1))[:, -self.config.horizon :]
 
@@ -79,9 +76,10 @@ class BCTransformer(nn.Module):
 
     def mixture(self, hidden_BKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights (B, M), means (B, K, M, A) and standard deviations (B, K, M, A)."""
-        log_weight_BM = self.weigh(hidden_BKD.mean(dim=1)).log_softmax(dim=1)
-        mean, spread = self.output(hidden_BKD).unflatten(-1, (2, self.config.modes, -1)).unbind(2)
-        return log_weight_BM, mean, F.softplus(spread) + SMALLEST
+        modes = self.config.modes
+        numbers, votes_BKM = self.output(hidden_BKD).tensor_split([-modes], dim=2)  # every action has a vote
+        mean, spread = numbers.unflatten(-1, (2, modes, -1)).unbind(2)
+        return votes_BKM.mean(dim=1).log_softmax(dim=1), mean, F.softplus(spread) + SMALLEST
 
     def sample(self, encoded: Tensor, noise_BKA: Tensor) -> Tensor:
         """The mean of one mode, or the regressed chunk."""

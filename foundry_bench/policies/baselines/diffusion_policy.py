@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foundry_bench.policies import chance
 from foundry_bench.policies.action_expert import time_features
 from foundry_bench.policies.baselines.config import DiffusionPolicyConfig
 from foundry_bench.policies.baselines.observation import Instructions, ObservationEncoder
@@ -52,7 +53,7 @@ class DiffusionPolicy(nn.Module):
         condition_BW = self.encode(batch["images"], batch["state"], text)
         actions_BKA, draws = batch["actions"], self.config.draws
         size, horizon, dim = actions_BKA.shape
-        noise = torch.randn((size * draws, horizon, dim), generator=generator).to(actions_BKA.device)
+        noise = chance.randn((size, draws, horizon, dim), generator).flatten(0, 1).to(actions_BKA.device)
         steps = self.diffusion.draw_steps(size, draws, generator).flatten().to(actions_BKA.device)
         clean = actions_BKA.repeat_interleave(draws, dim=0)
         noisy = self.diffusion.noised(clean, noise, steps)
