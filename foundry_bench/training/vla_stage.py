@@ -274,13 +274,13 @@ def check_recomputing(config: TrainConfig, model: ModelConfig) -> None:
     """FoundryError where ``train.checkpoint_activations`` would run a pretrained backbone's blocks twice.
 
     Its layers put their keys and values into a cache as they run, which is what the expert reads; computed
-    again in the backward pass, they would put them there again.
+    again in the backward pass, they would put them there again. (A frozen vlm has no backward pass.)
     """
-    if config.checkpoint_activations and getattr(model, "backbone", "own") != "own":
+    backbone, tuning = getattr(model, "backbone", "own"), getattr(model, "tuning", "full")
+    if config.checkpoint_activations and backbone != "own" and (backbone, tuning) != ("vlm", "frozen"):
         raise FoundryError(
-            f"train.checkpoint_activations=true is for models of ours, not for model.backbone="
-            f"{getattr(model, 'backbone', 'own')}; use train.accumulate, model.tuning=frozen or "
-            "model.backbone_dtype=bfloat16 to save memory"
+            f"train.checkpoint_activations=true does not go with model.backbone={backbone} and "
+            f"model.tuning={tuning}; use train.accumulate or model.backbone_dtype=bfloat16 to save memory"
         )
 
 

@@ -21,7 +21,7 @@ from foundry_bench.training.vla_stage import VLAStage
 from tests.training.toy import TINY, ToyDataset
 
 COLOURS, THINGS = ("red", "blue", "green"), ("square", "circle", "cup")
-TEXT = 5  # the use of chance in training.order: one that no other part of training has
+TEXT = 0x7E87  # the use of chance in training.order: one that no other part of training has
 
 
 class ColourText:

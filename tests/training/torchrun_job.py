@@ -1,6 +1,6 @@
 """What the tests of several processes run, alone or under torchrun: a tiny training, stopped where asked.
 
-python -m tests.training.torchrun_job OUT '{"parallel": "ddp"}' [--mixed] [--stop-at STEP] [--slow]
+python -m tests.training.torchrun_job OUT '{"parallel": "ddp"}' [--mixed] [--model CHANGES] [--stop-at STEP]
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("changes", type=json.loads)
+    parser.add_argument("--model", type=json.loads, default={})
     parser.add_argument("--mixed", action="store_true")
     parser.add_argument("--stop-at", type=int)
     parser.add_argument("--slow", action="store_true")
@@ -93,7 +94,8 @@ def main() -> None:
         if arguments.mixed:
             train_mixed(config, arguments.out)
         else:
-            train(config, TINY, ToyDataset(), arguments.out, device="cpu", progress=False)  # type: ignore[arg-type]
+            model = replace(TINY, **arguments.model)
+            train(config, model, ToyDataset(), arguments.out, device="cpu", progress=False)  # type: ignore[arg-type]
     except FoundryError as error:
         print(f"FoundryError: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
