@@ -65,8 +65,11 @@ class World:
         self.shown = [entry["kept"] for entry in report]
         return folder / "demonstrations.csv"
 
-    def train(self, config: Any, model: Any, dataset: Any, out: Path, device: str = "auto") -> Path:
+    def train(
+        self, config: Any, model: Any, dataset: Any, out: Path, device: str = "auto", beside: Any = None
+    ) -> Path:
         self.begin("train")
+        assert (beside.captions, beside.text) == (0, 0)  # nothing, where nothing is asked for
         checkpoint = out / "checkpoint"
         checkpoint.mkdir(parents=True, exist_ok=True)
         (checkpoint / "model.safetensors").write_text(f"{config.samples} samples")
