@@ -29,7 +29,7 @@ from torch import nn
 from foundry_bench.configs.compose import compose, groups
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.action_tokens import fit_action_tokenizer
-from foundry_bench.policies.build import ACTION_TOKENIZER, make_model, needs_action_tokenizer
+from foundry_bench.policies.build import give_action_tokenizer, make_model, needs_action_tokenizer
 from foundry_bench.policies.vla_policy import ROWS, pick_device
 from foundry_bench.sweeps import sections
 
@@ -49,7 +49,7 @@ class Candidate:
         self.name = name
         config = self.config = sections.model_config(compose([f"model={name}", *overrides]))
         torch.manual_seed(0)
-        self.model: Any = make_model(config, _assets(config)).to(device).eval()
+        self.model: Any = _model(config).to(device).eval()
         self.device = device
         chance = torch.Generator().manual_seed(0)
         size = (rows, len(config.cameras), config.image_size, config.image_size, 3)
@@ -109,15 +109,17 @@ class Candidate:
         return time.perf_counter() - start
 
 
-def _assets(config: Any) -> dict[str, str]:
-    """An action tokenizer fitted on random straight lines, where the model needs one."""
+def _model(config: Any) -> Any:
+    """The model; where it needs an action tokenizer, with one fitted on random straight lines."""
+    model = make_model(config)
     if not needs_action_tokenizer(config):
-        return {}
+        return model
     chance = np.random.default_rng(0)
     start, slope = chance.uniform(-0.7, 0.7, (2, 2_000, 1, config.action_dim))
     chunks = (start + 0.4 * slope * np.linspace(0, 1, config.horizon)[:, None]).astype(np.float32)
     tokenizer = fit_action_tokenizer(config, chunks, np.ones(chunks.shape[:2], dtype=bool))
-    return {ACTION_TOKENIZER: tokenizer.to_json()}
+    give_action_tokenizer(model, tokenizer)
+    return model
 
 
 def main() -> None:
