@@ -143,7 +143,8 @@ def smallest(words: list[str]) -> list[str]:
     name, *rest = words
     if "--help" in rest or name in ("list", "doctor"):  # in another folder than the page speaks of
         return [word.replace("examples/", f"{ROOT}/examples/") for word in words]
-    kept = [word for word in rest if word.startswith("model=") or word == "checkpoint=random"]
+    told = ("model=", "pretrain=", "stage=", "cotrain.")
+    kept = [word for word in rest if word.startswith(told) or word == "checkpoint=random"]
     if any(word.startswith("checkpoint=results/") for word in rest):
         kept = [f"checkpoint=results/{compose(SMALLEST).experiment}/train/checkpoint"]
     return [name, *kept, *SMALLEST]
