@@ -127,7 +127,7 @@ def make_tokenizer(config: ModelConfig, instructions: Iterable[str]) -> Instruct
 
     source = open_source(config.backbone_path, "model.backbone_path")
     kind = huggingface.backbone_config(source.read("config.json"), config, source).model_type
-    return huggingface.backbone_tokenizer(source.read(TOKENIZER), config, kind)
+    return huggingface.backbone_tokenizer(source.read(TOKENIZER), config, kind, source.where(TOKENIZER))
 
 
 def read_tokenizer(
@@ -151,8 +151,8 @@ def read_tokenizer(
     if config.backbone == "own":
         from foundry_bench.policies.minilm import minilm_tokenizer
 
-        return minilm_tokenizer(config.text_tokens, text)
+        return minilm_tokenizer(config.text_tokens, text, where)
     from foundry_bench.policies.backbones import huggingface
 
     kind = huggingface.backbone_config(assets[huggingface.CONFIG], config, None).model_type
-    return huggingface.backbone_tokenizer(text, config, kind)
+    return huggingface.backbone_tokenizer(text, config, kind, where)

@@ -121,7 +121,7 @@ class VLAConfig:
                 raise FoundryError(f"model.{key}={getattr(self, key)} must be above 0")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise FoundryError(f"model.cameras={list(self.cameras)} must name at least one camera, each once")
-        if len(self.stem_channels) != 3 or any(channels % 8 for channels in self.stem_channels):
+        if len(self.stem_channels) != 3 or any(each < 8 or each % 8 for each in self.stem_channels):
             raise FoundryError(f"model.stem_channels={list(self.stem_channels)} must be three multiples of 8")
         check_encoders(self)
 
@@ -190,14 +190,14 @@ def checked_fields(cls: Any, values: Mapping[str, Any], where: str) -> dict[str,
     Raises:
         FoundryError: a key that the dataclass does not have, or a value of another type than its default.
     """
-    known = {field.name: field.default for field in fields(cls)}
+    known: dict[str, Any] = {field.name: field.default for field in fields(cls)}
     result: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             raise FoundryError(f"{where}.{key} is not a known key: {nearest(str(key), known)}")
         kind = type(known[key])
         if kind is tuple and not isinstance(value, str) and hasattr(value, "__iter__"):
-            value = tuple(value)
+            value = _checked_elements(tuple(value), known[key], f"{where}.{key}")
         elif kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
@@ -206,6 +206,17 @@ def checked_fields(cls: Any, values: Mapping[str, Any], where: str) -> dict[str,
             )
         result[key] = value
     return result
+
+
+def _checked_elements(values: tuple[Any, ...], default: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    """The same values, each of the type of the default's first (any type, where the default is empty)."""
+    kind = type(default[0]) if default else None
+    if kind is float:
+        values = tuple(float(value) if type(value) is int else value for value in values)
+    for value in values:
+        if kind is not None and type(value) is not kind:
+            raise FoundryError(f"{where}: {value!r} must be of type {kind.__name__}, as in {list(default)}")
+    return values
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def _check_vision(config: VLAConfig) -> None:
             f"model.vision_tuning=frozen would keep the untrained weights of model.vision={config.vision}; "
             "use full, or a pretrained encoder"
         )
+    if config.vision == "stem":
+        _check_no_encoder(config)
     if config.vision != "vit":
         return
     if config.vit_width % (4 * config.vit_heads):
@@ -64,6 +66,20 @@ def _check_vision(config: VLAConfig) -> None:
         raise FoundryError(
             f"model.vit_patch={config.vit_patch} does not divide the image's {pixels} pixels; "
             "choose a divisor, or set model.vision_pixels to a multiple"
+        )
+
+
+def _check_no_encoder(config: VLAConfig) -> None:
+    """FoundryError on settings of an encoder where there is none: the stem, or a backbone with its own."""
+    if config.vision_shuffle != 1:
+        raise FoundryError(
+            f"model.vision_shuffle={config.vision_shuffle} is of the encoders of model.vision=vit, "
+            "efficientnet_lite0 and pretrained; use one of them, or leave it at 1"
+        )
+    if config.vision_pixels and config.backbone == "own":
+        raise FoundryError(
+            f"model.vision_pixels={config.vision_pixels} is not read by model.vision=stem, which takes the "
+            "camera's pixels as they are; set model.image_size, or leave it at 0"
         )
 
 
@@ -84,6 +100,12 @@ def _check_backbone(config: VLAConfig) -> None:
         raise FoundryError(
             f"model.{key}={getattr(config, key)} is for pretrained backbones; model.backbone=own is "
             "trained in full and read at every layer"
+        )
+    if config.backbone_dtype != "float32" and (own or config.tuning == "full"):
+        why = "is for pretrained backbones" if own else "would lose most updates of model.tuning=full"
+        raise FoundryError(
+            f"model.backbone_dtype={config.backbone_dtype} {why}; use float32 (train.precision=bf16 computes "
+            "in bfloat16 and keeps fp32 weights), or model.tuning=frozen or lora of a pretrained backbone"
         )
     if not own and config.text != "own":
         raise FoundryError(

@@ -121,7 +121,7 @@ def _check(
                 )
     if max_tokens < 1:
         raise FoundryError(f"max_tokens={max_tokens} must be at least 1")
-    if temperature < 0:
-        raise FoundryError(f"temperature={temperature} must not be negative (0: the most probable token)")
+    if not temperature >= 0:
+        raise FoundryError(f"temperature={temperature} must be 0 or above (0: the most probable token)")
     if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
         raise FoundryError(f"temperature={temperature} needs one seed for each of {len(prompts)} prompts")

@@ -55,7 +55,8 @@ def convert_gguf(gguf: Path, folder: Path) -> Path:
 
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    source = {"gguf_file": gguf.name, "local_files_only": True}
+    # Other files of the folder are looked at too: none of them may bring code along.
+    source = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), dtype=torch.float32, **source

@@ -30,7 +30,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
-    "sliding_window": (None, 0),
     "partial_rotary_factor": (None, 1, 1.0),
 }
 
@@ -94,13 +93,11 @@ def read_llama_config(folder: Path) -> LMConfig:
             f"{nearest(str(family), _FAMILIES)}"
         )
     for key, plain in _PLAIN.items():
-        value = values.get(key, plain[0])
-        if key == "sliding_window" and values.get("use_sliding_window") is False:
-            continue
-        if value not in plain:
-            raise FoundryError(
-                f"{path}: {key}={value!r} is not supported (only {plain[0]!r}); use another model"
-            )
+        _check_plain(path, key, values.get(key, plain[0]), plain)
+    # As transformers reads them: Mistral has a window unless it says otherwise, Qwen3 only where it says so.
+    if family != "qwen3" or values.get("use_sliding_window"):
+        window = values.get("sliding_window", 4096 if family == "mistral" else None)
+        _check_plain(path, "sliding_window", window, (None, 0))
     heads = _whole(values, "num_attention_heads", path)
     width = _whole(values, "hidden_size", path)
     return LMConfig(
@@ -118,6 +115,11 @@ def read_llama_config(folder: Path) -> LMConfig:
         tied=bool(values.get("tie_word_embeddings", False)),
         context=_whole(values, "max_position_embeddings", path, 2048),
     )
+
+
+def _check_plain(path: Path, key: str, value: Any, plain: tuple[Any, ...]) -> None:
+    if value not in plain:
+        raise FoundryError(f"{path}: {key}={value!r} is not supported (only {plain[0]!r}); use another model")
 
 
 def _whole(values: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:

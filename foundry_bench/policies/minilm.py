@@ -30,8 +30,9 @@ _SHAPE: dict[str, Any] = {
 class MiniLM(nn.Module):
     """Token features of instructions (U, T, 384); its weights are never trained.
 
-    Non-obvious behaviour: the features of an instruction are computed once and remembered, one instruction
-    at a time, so that they have the same bits whatever other instructions are in a batch.
+    Non-obvious behaviours: the features of an instruction are computed once and remembered, one instruction
+    at a time, so that they have the same bits whatever other instructions are in a batch; autocast does not
+    reach them, so that they do not depend on who asked first, training or an evaluation.
     """
 
     def __init__(self, *, pretrained: bool) -> None:
@@ -60,7 +61,8 @@ class MiniLM(nn.Module):
             if key not in self._kept:
                 if len(self._kept) >= KEPT:
                     self._kept.clear()
-                hidden = self.bert(input_ids=tokens_T[None], attention_mask=mask_T[None].long())
+                with torch.autocast(tokens_T.device.type, enabled=False):
+                    hidden = self.bert(input_ids=tokens_T[None], attention_mask=mask_T[None].long())
                 self._kept[key] = hidden.last_hidden_state[0] * mask_T[:, None]
             rows.append(self._kept[key])
         return torch.stack(rows)
@@ -91,10 +93,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(unused)}
 
 
-def minilm_tokenizer(length: int, text: str | None = None) -> PretrainedTokenizer:
-    """MiniLM's tokenizer, of the package or from the text of its tokenizer.json."""
-    where = "tokenizer.json"
+def minilm_tokenizer(
+    length: int, text: str | None = None, where: str = "tokenizer.json"
+) -> PretrainedTokenizer:
+    """MiniLM's tokenizer, of the package or from the text of its tokenizer.json, which is called ``where``.
+
+    Raises:
+        FoundryError: the package is absent; the file is no tokenizer, or one of more tokens than MiniLM's.
+    """
     if text is None:
-        path = find_folder() / where
+        path = find_folder() / "tokenizer.json"
         text, where = read_text(path), str(path)
-    return PretrainedTokenizer(text, length, "[CLS]", "[SEP]", where)
+    tokenizer = PretrainedTokenizer(text, length, "[CLS]", "[SEP]", where)
+    if tokenizer.vocab_size > _SHAPE["vocab_size"]:
+        raise FoundryError(
+            f"{where} has {tokenizer.vocab_size} tokens, MiniLM embeds {_SHAPE['vocab_size']}; use the one "
+            "that was published with it"
+        )
+    return tokenizer

@@ -58,8 +58,8 @@ class PretrainedTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of distinct ids, those of special tokens included."""
-        return self.tokenizer.get_vocab_size()
+        """Number of ids, those of special tokens included: the largest and 1."""
+        return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids (B, length) int64, and a mask of the same shape that is True where there is no padding."""

@@ -209,7 +209,8 @@ def _trainer(vocab_size: int, specials: Sequence[str]) -> trainers.BpeTrainer:
 
 
 def _is_ours(tokenizer: Tokenizer) -> bool:
-    return tokenizer.token_to_id(PAD) is not None or tokenizer.token_to_id(END) is not None
+    """By the end token: others too have one that is called ``<pad>``."""
+    return tokenizer.token_to_id(END) is not None
 
 
 def _token_id(

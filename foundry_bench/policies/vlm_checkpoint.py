@@ -84,7 +84,8 @@ class VLMCheckpoint:
             text = self.model.read_instructions(torch.from_numpy(tokens), torch.from_numpy(mask))
             cameras = torch.full((len(questions),), config.cameras.index(camera))
             end = self.tokenizer.end
-            told = answer(self.model, torch.from_numpy(images), cameras, text, end, end, longest)
+            pictures = torch.from_numpy(np.ascontiguousarray(images))  # upright ones may be flipped views
+            told = answer(self.model, pictures, cameras, text, end, end, longest)
         return [self.tokenizer.decode(each) for each in told]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from foundry_bench.policies.backbones.huggingface import BackboneVLA, cached
 from foundry_bench.policies.backbones.prompts import LANGUAGE_MODELS, PROMPTS
 from foundry_bench.policies.base import load_policy
 from foundry_bench.policies.build import make_model, make_tokenizer
-from foundry_bench.policies.checkpoint import load_checkpoint
+from foundry_bench.policies.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.vla_policy import VLAPolicy
 from foundry_bench.training.config import TrainConfig
@@ -139,7 +140,8 @@ def test_keys_and_values_are_those_of_the_published_way(folders: dict[str, Path]
             inputs["token_type_ids"] = torch.zeros_like(ids)
         with torch.no_grad():
             expected = cached(
-                reference(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **inputs)
+                reference(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **inputs),
+                ids.shape[1],
             )
         assert len(prefix) == len(expected) == LAYERS
         for (k, v), (k_ref, v_ref) in zip(prefix, expected, strict=True):
@@ -197,6 +199,7 @@ def test_it_looks_at_images_instruction_and_state(folders: dict[str, Path], kind
 
 @pytest.mark.parametrize("model_type", LANGUAGE_MODELS)
 def test_every_language_model_reads_images_and_hides_padding(tmp_path: Path, model_type: str) -> None:
+    pytest.importorskip("peft")
     folder = {"lm": save_lm(tmp_path / model_type, model_type)}
     short, long = (config_of(folder, "lm", text_tokens=count, tuning="lora") for count in (32, 45))
     model, roomy = built(short), built(long)
@@ -355,6 +358,58 @@ def test_bfloat16_halves_the_backbone_and_leaves_the_rest(folders: dict[str, Pat
     assert a.dtype == np.float32
 
 
+@pytest.mark.parametrize("kind", ["qwen3_vl", "lm"])
+def test_adapters_of_a_bfloat16_backbone_are_fp32(
+    folders: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    """Or a learning rate that is right for them would move them by less than a step of bfloat16."""
+    pytest.importorskip("peft")
+    config = config_of(folders, kind, tuning="lora", backbone_dtype="bfloat16")
+    model: Any = built(config)
+    trained = {name: p for name, p in model.backbone.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    fixed = [p for p in model.backbone.parameters() if not p.requires_grad]
+    assert {p.dtype for p in fixed} == {torch.bfloat16}
+    before = {name: p.detach().clone() for name, p in trained.items() if "lora_A" in name}
+    optimizer = torch.optim.AdamW(trained.values(), lr=3e-5, weight_decay=0.0)
+    for step in range(2):  # what comes after is zero before the first step, so its gradient comes second
+        model.loss(batch_of(config), torch.Generator().manual_seed(step)).backward()
+        optimizer.step()
+    for name, values in before.items():
+        if trained[name].grad is not None and trained[name].grad.any():
+            assert (trained[name] != values).float().mean() > 0.9, name
+    made = policy_of(config, model)
+    checkpoint = Checkpoint(
+        config, model.state_dict(), made.normalizer, made.tokenizer, {}, dict(model.assets)
+    )
+    save_checkpoint(tmp_path / "checkpoint", checkpoint)
+    weights = load_checkpoint(tmp_path / "checkpoint").weights
+    assert all(torch.equal(weights[f"backbone.{name}"], p) for name, p in trained.items())
+
+
+def test_a_dropout_that_a_backbones_config_asks_for_is_not_drawn(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """It would come from torch's global chance, which a resumed run does not have any more."""
+    folder = tmp_path / "lm"
+    shutil.copytree(folders["lm"], folder)
+    change_config(folder, {"attention_dropout": 0.5})
+    model = built(config_of({"lm": folder}, "lm")).train()
+    batch = batch_of(model.config)
+    state = torch.get_rng_state()
+    one, two = (model.loss(batch, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert one.item() == two.item()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_window_shorter_than_the_prompt_is_refused(tmp_path: Path) -> None:
+    folder = save_lm(tmp_path / "mistral", "mistral")
+    change_config(folder, {"sliding_window": 20})
+    model = built(config_of({"lm": folder}, "lm"))
+    with pytest.raises(FoundryError, match=r"a sliding window of the backbone keeps \d+ of the prompt's"):
+        model.loss(batch_of(model.config), torch.Generator())
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
@@ -379,9 +434,26 @@ def test_files_that_were_not_made_for_each_other_are_refused(
     with pytest.raises(FoundryError, match="has no token <image>"):
         make_model(config_of({"smolvlm": mixed}, "smolvlm"))
     shutil.copy(folders["smolvlm"] / "tokenizer.json", mixed / "tokenizer.json")
+    words = json.loads((mixed / "tokenizer.json").read_text())
+    words["model"]["vocab"]["far"] = 5000
+    (mixed / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(FoundryError, match=r"tokenizer\.json has 5001 tokens, the model embeds 420"):
+        make_model(config_of({"smolvlm": mixed}, "smolvlm"))
+    shutil.copy(folders["smolvlm"] / "tokenizer.json", mixed / "tokenizer.json")
     change_config(mixed, {"image_token_id": 7})
     with pytest.raises(FoundryError, match=r"gives <image> the id 3, config\.json says 7"):
         make_model(config_of({"smolvlm": mixed}, "smolvlm"))
+
+
+def test_layers_that_a_config_leaves_out_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(folders["lm"], cut)
+    change_config(cut, {"num_hidden_layers": LAYERS - 1})
+    with pytest.warns(UserWarning, match=r"have more than its config\.json asks for.*layers\.2\."):
+        make_model(config_of({"lm": cut}, "lm"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make_model(config_of(folders, "lm"))
 
 
 def test_a_language_model_is_no_vision_language_model(folders: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,23 @@ def test_minilm_reads_a_distinct_instruction_once(monkeypatch: pytest.MonkeyPatc
 
 
 @needs_minilm
+def test_minilms_features_have_the_same_bits_whoever_asks_first() -> None:
+    """Training under autocast or an evaluation in fp32: after a resume it may be the other one."""
+    tokens, mask = (torch.from_numpy(array) for array in minilm.minilm_tokenizer(24).encode(TEXTS))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        trained = MiniLM(pretrained=True)(tokens, mask)
+    assert torch.equal(trained, MiniLM(pretrained=True)(tokens, mask))
+
+
+@needs_minilm
+def test_a_tokenizer_of_more_words_than_minilm_knows_is_refused() -> None:
+    words = json.loads(minilm.minilm_tokenizer(24).to_json())
+    words["added_tokens"].append({**words["added_tokens"][-1], "content": "[FAR]", "id": 40_000})
+    with pytest.raises(FoundryError, match=r"mine\.json has 3\d+ tokens, MiniLM embeds 30522"):
+        minilm.minilm_tokenizer(24, json.dumps(words), "mine.json")
+
+
+@needs_minilm
 def test_a_model_that_has_predicted_can_still_be_trained() -> None:
     config = replace(SMALL, text="minilm")
     policy = policy_of(config)
@@ -266,6 +284,17 @@ def test_the_default_model_is_built_in_the_order_it_always_was(share: bool) -> N
         ({"pretrained_rate": 0.0}, "model.pretrained_rate=0.0"),
         ({"vision_pixels": -1}, "model.vision_pixels=-1"),
         ({"observation_steps": 0}, "model.observation_steps=0"),
+        ({"vision_pixels": 128}, "model.vision_pixels=128 is not read by model.vision=stem"),
+        ({"vision_shuffle": 2}, "model.vision_shuffle=2 is of the encoders"),
+        ({"backbone": "vlm", "backbone_path": "x/y", "vision_shuffle": 2}, "model.vision_shuffle=2 is of"),
+        ({"backbone_dtype": "bfloat16"}, "model.backbone_dtype=bfloat16 is for pretrained backbones"),
+        (
+            {"backbone": "vlm", "backbone_path": "x/y", "backbone_dtype": "bfloat16"},
+            "model.backbone_dtype=bfloat16 would lose most updates of model.tuning=full",
+        ),
+        ({"cameras": ["agentview", 1]}, "model.cameras: 1 must be of type str"),
+        ({"stem_channels": [0, 48, 96]}, "must be three multiples of 8"),
+        ({"stem_channels": ["32", 48, 96]}, "model.stem_channels: '32' must be of type int"),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(change: dict[str, Any], words: str) -> None:

@@ -200,8 +200,11 @@ def test_a_vlm_with_another_encoder_is_the_vlas_and_is_read_back(
     save_vlm(tmp_path / "vlm", config, part, tokenizer, {}, model.assets)
     card = (tmp_path / "vlm" / "README.md").read_text()
     assert ("pretrained parts" in card) == (body == "siglip")
-    loaded = load_vlm(tmp_path / "vlm").model
-    batch = questions(config)
+    checkpoint = load_vlm(tmp_path / "vlm")
+    loaded, batch = checkpoint.model, questions(config)
+    upright = batch["images"].numpy()[:, ::-1]  # a view with a negative stride
+    told = checkpoint.answer(upright, "wrist", TEXTS[:2], 3)
+    assert told == checkpoint.answer(upright.copy(), "wrist", TEXTS[:2], 3)
     with torch.no_grad():
         seen, again = (
             look(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,9 @@ def change_config(folder: Path, **changes: Any) -> None:
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"sliding_window": 64}, "sliding_window=64"),
+        ({"model_type": "mistral"}, "sliding_window=4096"),
+        ({"model_type": "mistral", "sliding_window": 64, "use_sliding_window": False}, "sliding_window=64"),
+        ({"model_type": "qwen3", "sliding_window": 64, "use_sliding_window": True}, "sliding_window=64"),
         (
             {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}},
             "of type 'llama3' are not supported",
@@ -164,6 +168,11 @@ def test_what_our_blocks_do_not_do_is_refused(folder: Path, change: dict[str, An
     change_config(folder, **change)
     with pytest.raises(FoundryError, match=words):
         load_llama(folder)
+
+
+def test_a_window_that_transformers_would_not_use_does_no_harm(folder: Path) -> None:
+    change_config(folder, model_type="qwen3", sliding_window=64)
+    assert read_llama_config(folder).qk_norm
 
 
 def test_older_configs_keep_the_base_beside_the_other_keys(folder: Path) -> None:
@@ -254,6 +263,26 @@ def test_a_gguf_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.Capt
     assert main([str(broken), str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_what_lies_beside_a_gguf_brings_no_code_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers reads the folder's tokenizer_config.json too, and would ask whether to run its code."""
+    import transformers
+
+    asked: list[dict[str, Any]] = []
+
+    def refuse(*_: Any, **options: Any) -> None:
+        asked.append(options)
+        raise OSError("no model")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setitem(sys.modules, "gguf", transformers)  # whether it is installed is asked for first
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(FoundryError, match="no model"):
+        convert_gguf(tmp_path / "model.gguf", tmp_path / "out")
+    assert asked[0]["trust_remote_code"] is False
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,14 @@ def test_a_file_like_llamas_has_its_tokens_found() -> None:
     assert tokenizer.encode_text("the", special=True) == [257, *plain]
 
 
+def test_a_padding_token_of_our_name_does_not_make_a_file_ours() -> None:
+    tokenizer = TextTokenizer.from_json(gpt2_like(["<pad>", "</s>"]).to_str(), 8)
+    assert (tokenizer.token(tokenizer.pad), tokenizer.token(tokenizer.end)) == ("<pad>", "</s>")
+    for damaged in (["<pad>"], ["<end>"]):
+        with pytest.raises(FoundryError, match=r"mine\.json: tokenizer has no <pad> or <end> token"):
+            TextTokenizer.from_json(gpt2_like(damaged).to_str(), 8, "mine.json")
+
+
 def test_tokens_can_be_given() -> None:
     tokenizer = TextTokenizer.from_json(llama_like().to_str(), 8, pad="</s>", end="<s>")
     assert (tokenizer.token(tokenizer.pad), tokenizer.token(tokenizer.end)) == ("</s>", "<s>")

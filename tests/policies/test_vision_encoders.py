@@ -236,6 +236,15 @@ def test_missing_files_of_a_source_are_named(tmp_path: Path, file: str) -> None:
         make_vision_encoder(replace(SMALL, vision="pretrained", vision_path=str(folder)))
 
 
+def test_a_dropout_that_a_towers_config_asks_for_is_not_drawn(tmp_path: Path) -> None:
+    """It would come from torch's global chance, which a resumed run does not have any more."""
+    folder = save_tower(tmp_path / "dinov2", "dinov2")
+    change_config(folder, {"hidden_dropout_prob": 0.5})
+    encoder = make_vision_encoder(replace(SMALL, vision="pretrained", vision_path=str(folder))).train()
+    assert encoder.training
+    assert torch.equal(encoder(pictures(2, 32)), encoder(pictures(2, 32)))
+
+
 def test_a_path_that_is_neither_folder_nor_id(tmp_path: Path) -> None:
     with pytest.raises(FoundryError, match="is neither a folder nor a hub id"):
         make_vision_encoder(replace(SMALL, vision="pretrained", vision_path=str(tmp_path / "none" / "x")))

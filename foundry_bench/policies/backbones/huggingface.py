@@ -67,8 +67,10 @@ class BackboneVLA(VLA):
     hidden from the backbone and from the expert.
 
     Non-obvious behaviours: the language head is left out, since nothing here is read from it; a frozen
-    backbone runs without gradients and in evaluation mode; ``read_instructions`` only passes the tokens on,
-    because what the backbone makes of them depends on the images before them.
+    backbone runs without gradients; the backbone is always in evaluation mode, because a dropout that its
+    config asks for would draw from torch's global chance, which no resumed run could repeat;
+    ``read_instructions`` only passes the tokens on, because what the backbone makes of them depends on the
+    images before them.
     """
 
     start: Tensor  # ids of all that comes before the instruction, (1, tokens)
@@ -78,7 +80,8 @@ class BackboneVLA(VLA):
         source = open_source(config.backbone_path, "model.backbone_path") if assets is None else None
         texts = source_texts(source, config) if source is not None else dict(assets or {})
         hugging = backbone_config(texts[CONFIG], config, source)
-        tokenizer = backbone_tokenizer(texts[TOKENIZER], config, hugging.model_type)
+        where = source.where(TOKENIZER) if source is not None else TOKENIZER
+        tokenizer = backbone_tokenizer(texts[TOKENIZER], config, hugging.model_type, where)
         self.backbone = load_base(hugging, config, source)
         check_tokens(self.backbone, hugging, tokenizer)
         self.assets = {name: texts[name] for name in names(config) if name != TOKENIZER}
@@ -158,10 +161,9 @@ class BackboneVLA(VLA):
         )
 
     def train(self, mode: bool = True) -> BackboneVLA:
-        """As of any module; what is frozen stays in evaluation mode."""
+        """As of any module; the backbone stays in evaluation mode."""
         super().train(mode)
-        if self.config.tuning == "frozen":
-            self.backbone.eval()
+        self.backbone.eval()
         return self
 
     def read_instructions(self, tokens_UT: Tensor, mask_UT: Tensor) -> TextFeatures:
@@ -204,12 +206,12 @@ class BackboneVLA(VLA):
             features = self.projector(self.vision.tokens(images)).flatten(1, 2).to(x_BPD.dtype)
             first = self.first_image
             x_BPD = torch.cat([x_BPD[:, :first], features, x_BPD[:, first + features.shape[1] :]], dim=1)
-            return cached(self.backbone(inputs_embeds=x_BPD, **common))
+            return cached(self.backbone(inputs_embeds=x_BPD, **common), ids_BP.shape[1])
         if self.positions is not None:
             common["position_ids"] = self.positions.expand(-1, len(images), -1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.tuning != "frozen"):
             common |= self.family.inputs(images, mask_BP)
-            return cached(self.backbone(input_ids=ids_BP, **common))
+            return cached(self.backbone(input_ids=ids_BP, **common), ids_BP.shape[1])
 
 
 def names(config: VLAConfig) -> tuple[str, ...]:
@@ -238,9 +240,8 @@ def prompt_of(model_type: str) -> Prompt:
     return PROMPTS.get(model_type, PLAIN)
 
 
-def backbone_tokenizer(text: str, config: VLAConfig, model_type: str) -> PretrainedTokenizer:
-    """The backbone's tokenizer, which adds what its prompt has after the instruction."""
-    where = f"tokenizer.json of {config.backbone_path}"
+def backbone_tokenizer(text: str, config: VLAConfig, model_type: str, where: str) -> PretrainedTokenizer:
+    """The backbone's tokenizer, which adds what its prompt has after the instruction; ``where`` names it."""
     return PretrainedTokenizer(text, config.text_tokens, "", prompt_of(model_type).after, where)
 
 
@@ -268,19 +269,30 @@ def check_tokens(backbone: Any, hugging: Any, tokenizer: PretrainedTokenizer) ->
     for token in (prompt.opens, prompt.closes, prompt.between):
         for part in token.replace("><", "> <").split():
             tokenizer.special(part)
-    # PaliGemma's placeholder may lie beyond its embeddings: it is never looked up.
-    if not prompt.image and tokenizer.vocab_size > rows:
+    words = tokenizer.tokenizer.get_vocab(with_added_tokens=True)
+    words.pop(prompt.image, None)  # PaliGemma's may lie beyond its embeddings: it is never looked up
+    if max(words.values()) >= rows:
         raise FoundryError(
-            f"tokenizer.json has {tokenizer.vocab_size} tokens, the model embeds {rows}; use the two files "
-            "that were published together"
+            f"tokenizer.json has {max(words.values()) + 1} tokens, the model embeds {rows}; use the two "
+            "files that were published together"
         )
 
 
-def cached(output: Any) -> list[KeyValue]:
-    """Keys and values per layer (B, G, P, N) of a forward pass with ``use_cache=True``."""
+def cached(output: Any, length: int) -> list[KeyValue]:
+    """Keys and values per layer (B, G, P, N) of a forward pass over P tokens with ``use_cache=True``.
+
+    Raises:
+        FoundryError: a layer kept fewer than ``length`` tokens.
+    """
     cache = getattr(output, "cache", None)
     if cache is None:  # transformers before 5.2x names it as it always had
         cache = output.past_key_values
     layers = [(layer.keys, layer.values) for layer in cache.layers]
-    assert len({keys.shape[2] for keys, _ in layers}) == 1, "a sliding window shorter than the prompt"
+    kept = min(keys.shape[2] for keys, _ in layers)
+    if kept != length:
+        raise FoundryError(
+            f"model.backbone_path: a sliding window of the backbone keeps {kept} of the prompt's {length} "
+            "tokens, and the action expert reads all; use fewer image tokens (model.vision_pixels, "
+            "model.vision_shuffle), fewer cameras or another backbone"
+        )
     return layers

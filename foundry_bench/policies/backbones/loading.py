@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foundry_bench.errors import FoundryError, nearest
-from foundry_bench.policies.storage import read_text
+from foundry_bench.policies.storage import few, read_text
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", re.ASCII)
 _HUB_FILES = (
@@ -122,12 +123,15 @@ def read_config(text: str, where: str, model_types: Collection[str]) -> Any:
         raise FoundryError(f"{where} is not a usable {kind} configuration: {reason}") from error
 
 
-def load_pretrained(auto_class: Any, config: Any, source: Source, dtype: str = "float32") -> Any:
-    """A model with the source's weights.
+def load_pretrained(
+    auto_class: Any, config: Any, source: Source, dtype: str = "float32", whole: bool = True
+) -> Any:
+    """A model with the source's weights; weights that it has no place for are named in a warning.
 
     Args:
         auto_class: one of transformers' ``AutoModel`` classes.
         dtype: of the weights in memory, by the name that torch has for it.
+        whole: false where a part of the model is wanted: of the other parts' weights nothing is said.
 
     Raises:
         FoundryError: weights are missing, not safetensors, damaged or of another shape.
@@ -156,7 +160,14 @@ def load_pretrained(auto_class: Any, config: Any, source: Source, dtype: str = "
     if absent:
         raise FoundryError(
             f"the weights of {source.name} do not fit its config.json: missing or of another shape are "
-            f"{', '.join(absent[:3])}{f' and {len(absent) - 3} more' if len(absent) > 3 else ''}"
+            f"{few(absent)}"
+        )
+    unread = sorted(map(str, info["unexpected_keys"]))
+    if whole and unread:
+        warnings.warn(
+            f"the weights of {source.name} have more than its config.json asks for, which is left out: "
+            f"{few(unread)}; give the config.json that was published with them",
+            stacklevel=2,
         )
     return model
 

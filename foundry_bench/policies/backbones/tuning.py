@@ -17,7 +17,8 @@ LANGUAGE_LAYERS = (
 def tune(backbone: nn.Module, config: VLAConfig) -> None:
     """Mark what is trained, after adding adapters where ``config.tuning`` is ``lora``.
 
-    Adapters sit on the language model's layers; the vision tower and the embeddings stay as they were.
+    Adapters sit on the language model's layers; the vision tower and the embeddings stay as they were. They
+    are fp32 beside a bfloat16 backbone too: in bfloat16 most updates would be lost to rounding.
 
     Raises:
         FoundryError: the package that makes adapters is not installed, or the layers have other names.
@@ -25,7 +26,10 @@ def tune(backbone: nn.Module, config: VLAConfig) -> None:
     if config.tuning == "lora":
         add_adapters(backbone, config.lora_rank, config.lora_alpha)
     for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(config.tuning == "full" or "lora_" in name)
+        adapter = "lora_" in name
+        if adapter:
+            parameter.data = parameter.data.float()
+        parameter.requires_grad_(config.tuning == "full" or adapter)
 
 
 def add_adapters(backbone: nn.Module, rank: int, alpha: int) -> None:

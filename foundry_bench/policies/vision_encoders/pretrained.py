@@ -31,8 +31,9 @@ MODEL_TYPES = (*_PAIRED, *_PAIRED.values(), "dinov2", "dinov2_with_registers")
 class PretrainedVision(VisionEncoder):
     """Patch tokens of the last layer; the class token and register tokens are left out.
 
-    Where ``model.vision_pixels`` differs from what the tower was trained with, its position embeddings are
-    interpolated, as transformers does it.
+    The tower is always in evaluation mode: a dropout that its config asks for would draw from torch's global
+    chance, which no resumed run could repeat. Where ``model.vision_pixels`` differs from what the tower was
+    trained with, its position embeddings are interpolated, as transformers does it.
     """
 
     def __init__(self, config: VLAConfig, tower: Any, pixels: Pixels, assets: Mapping[str, str]) -> None:
@@ -66,6 +67,12 @@ class PretrainedVision(VisionEncoder):
         tower = load_tower(shape, source)
         return cls(config, tower, pixels, texts)
 
+    def train(self, mode: bool = True) -> PretrainedVision:
+        """As of any module, but for the tower."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """See VisionEncoder."""
         x = self.pixels(images, self.side)
@@ -88,4 +95,4 @@ def load_tower(shape: Any, source: Source | None) -> Any:
 
     if source is None:
         return build_untrained(AutoModel, shape)
-    return load_pretrained(AutoModel, shape, source)
+    return load_pretrained(AutoModel, shape, source, whole=False)
