@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from foundry_bench.configs.checks import check_bounds, check_relations, check_type
-from foundry_bench.configs.keys import ALIASES, GROUPS, harmless
+from foundry_bench.configs.keys import ALIASES, GROUPS, harmless, idle
 from foundry_bench.configs.overrides import Override, parse
 from foundry_bench.errors import FoundryError, nearest
 
@@ -208,8 +208,25 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]
     return {
         name: after.get(name)
         for name in names
-        if not harmless(name) and before.get(name, missing) != after.get(name, missing)
+        if before.get(name, missing) != after.get(name, missing)
+        and not (harmless(name) or (idle(name, before) and idle(name, after)))
     }
+
+
+def completed(before: DictConfig, config: DictConfig) -> dict[str, Any]:
+    """The leaves of a configuration that was saved, those that it did not know yet with their defaults.
+
+    Args:
+        before: as it was saved, maybe by an older version.
+        config: one of today; it says which keys there are, and its suite and scale which defaults they have.
+    """
+    known = flatten(before)
+    usual = _compose_groups(_own_choices(config))
+    OmegaConf.set_struct(usual, False)
+    for name, value in known.items():  # defaults follow other keys, as llm.seed does seed
+        OmegaConf.update(usual, name, value, merge=False, force_add=True)
+    defaults = flatten(usual)
+    return {**{name: defaults[name] for name in flatten(config) if name in defaults}, **known}
 
 
 def describe(value: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ KEYS: dict[str, Key] = {
         Key("stage", "what `train` trains: llm, vlm or vla", choices=("llm", "vlm", "vla")),
         Key("llm.samples", "budget of the stage llm, in blocks of text", low=1),
         Key("llm.corpora", "text, with weights: {embedded: 1}; null: just that", dict, optional=True),
+        Key("llm.block", "tokens in a block of text", low=2),
         Key("vlm.samples", "budget of the stage vlm, in image-text pairs", low=1),
+        Key("vlm.answer_tokens", "longer answers lose their end", low=2),
+        Key("vlm.text", "steps on text for each on pairs, after the stage llm", low=0, high=10),
         Key("cotrain.captions", "steps on image-text pairs for each on demonstrations", low=0, high=10),
         Key("cotrain.text", "steps on text for each on demonstrations", low=0, high=10),
         Key("paths.stages", "where pretrained stages are kept; experiments share them"),
@@ -215,7 +220,8 @@ HARMLESS = (
     "suites",
     "stage",
     "executor",
-    "captions",
+    "captions.root",
+    "captions.workers",
     "demos.workers",
     "train.save_every",
     "train.log_every",
@@ -241,3 +247,20 @@ HARMLESS = (
 def harmless(name: str) -> bool:
     """Whether a changed value of the key leaves an experiment what it was."""
     return any(name == key or name.startswith(key + ".") for key in HARMLESS)
+
+
+def idle(name: str, leaves: Mapping[str, Any]) -> bool:
+    """Whether the key is of a section that nothing reads: of a stage, or of pairs, that are not asked for.
+
+    Args:
+        name: of the key.
+        leaves: values by dotted names; a configuration from before there were stages has none of them.
+    """
+    stages = {*(leaves.get("pretrain") or ()), leaves.get("stage")}
+    pairs = "vlm" in stages or bool(leaves.get("cotrain.captions"))
+    read = {
+        "llm": "llm" in stages or bool(leaves.get("cotrain.text")),
+        "vlm": pairs,
+        "captions": pairs,
+    }
+    return not read.get(name.split(".")[0], True)

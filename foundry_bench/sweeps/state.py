@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from foundry_bench.configs.compose import describe, differences, flatten
+from foundry_bench.configs.compose import completed, describe, differences, flatten
 from foundry_bench.envs.files import atomic_write
 from foundry_bench.errors import FoundryError
 
@@ -116,6 +116,8 @@ class ExperimentState:
 def remember_config(folder: Path, config: DictConfig) -> None:
     """Save the configuration in a fresh folder, or see that the folder was made with the same one.
 
+    A key that an older version did not know had what is now its default.
+
     Raises:
         FoundryError: the folder belongs to another configuration; names the first key that differs.
     """
@@ -124,10 +126,10 @@ def remember_config(folder: Path, config: DictConfig) -> None:
         text = OmegaConf.to_yaml(config)
         atomic_write(path, lambda file: file.write(text.encode()))
         return
-    before = load_config(path)
-    changed = differences(flatten(before), flatten(config))
+    before = completed(load_config(path), config)
+    changed = differences(before, flatten(config))
     for name, value in changed.items():
-        then = describe(flatten(before).get(name))
+        then = describe(before.get(name))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise FoundryError(
             f"{folder} was made with {name}={then}, not {describe(value)}{more}: "

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
-from foundry_bench.configs.compose import compose
+from foundry_bench.configs.compose import compose, differences, flatten
 from foundry_bench.errors import FoundryError
 from foundry_bench.sweeps import state as state_module
 from foundry_bench.sweeps.state import ExperimentState, fingerprint, load_config, only_one, remember_config
@@ -106,6 +107,60 @@ def test_folder_keeps_to_its_configuration(tmp_path: Path) -> None:
     usual = compose([]).demos.per_task
     with pytest.raises(FoundryError, match=rf"made with demos\.per_task={usual}, not 7 \(and 1 more\)"):
         remember_config(tmp_path, compose(["experiment=mine", "demos.per_task=7", "train.batch_size=4"]))
+
+
+def saved_before_there_were_stages(folder: Path, *words: str) -> None:
+    """The configuration of an experiment as the first version wrote it."""
+    config = OmegaConf.to_container(compose([*words, "experiment=mine"]), resolve=True)
+    assert isinstance(config, dict)
+    for section in ("pretrain", "stage", "cotrain", "llm", "vlm"):
+        del config[section]
+    del config["paths"]["stages"], config["model"]["architecture"], config["model"]["vision"]
+    del config["train"]["schedule"]
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["seed=5"], ["suite=libero_goal", "scale=paper"], ["protocol=libero_openpi", "model.horizon=10"],
+        ["tasks=[1]", "suite=libero_goal", "train.samples=64"],
+    ],
+)  # fmt: skip
+def test_a_folder_from_before_there_were_stages_is_gone_on_with(words: list[str], tmp_path: Path) -> None:
+    saved_before_there_were_stages(tmp_path, *words)
+    before = (tmp_path / "config.yaml").read_text()
+    remember_config(tmp_path, compose([*words, "experiment=mine"]))
+    remember_config(tmp_path, compose([*words, "experiment=mine", "llm.samples=7"]))  # which nothing reads
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("pretrain=[llm]", r"made with pretrain=\[\], not \[llm\]"),
+        ("cotrain.text=0.5", r"made with cotrain\.text=0\.0, not 0\.5"),
+        ("model.vision=vit", r"made with model\.vision=stem, not vit"),
+        ("train.schedule=wsd", r"made with train\.schedule=cosine, not wsd"),
+        ("model=act", r"made with model\.name=vla-flow, not act"),
+        ("seed=6", r"made with seed=0, not 6"),
+    ],
+)
+def test_such_a_folder_had_the_defaults_of_keys_that_are_new(word: str, said: str, tmp_path: Path) -> None:
+    saved_before_there_were_stages(tmp_path)
+    with pytest.raises(FoundryError, match=said):
+        remember_config(tmp_path, compose([word, "experiment=mine"]))
+
+
+@pytest.mark.parametrize("words", [[], ["seed=3"], ["protocol.image_size=48"]])
+def test_the_name_of_an_experiment_does_not_move_with_sections_that_nothing_reads(words: list[str]) -> None:
+    """So that the same command line finds the folder that an older version made."""
+    followers = ("llm.seed", "vlm.seed", "captions.seed", "captions.image_size")
+    config = compose(words)
+    moved = differences(flatten(compose([])), flatten(config))
+    assert not set(followers) & set(moved)
+    asked = compose([*words, "pretrain=[vlm]"])
+    assert ("vlm.seed" in differences(flatten(compose([])), flatten(asked))) == (words == ["seed=3"])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "a: 1"])
