@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foundry_bench.errors import FoundryError
+from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.storage import (
     check_tensors,
     read_tensors,
@@ -108,12 +109,14 @@ def _read(folder: Path) -> Mapping[str, Tensor]:
 def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> None:
     """FoundryError naming the first key in which a run in ``out`` differs from the one asked for.
 
-    A key of ``train`` that a run did not know yet had what is now its default.
+    A key of ``train``, or of a VLA's ``model``, that a run did not know yet had what is now its default.
     """
     for section in sorted({*saved, *wanted}):
         old, new = dict(saved.get(section, {})), dict(wanted.get(section, {}))
         if section == "train":
             old = {**TrainConfig().to_dict(), **old}
+        if section == "model" and new.get("architecture") == VLAConfig.architecture:
+            old = {**VLAConfig().to_dict(), **old}
         for key in sorted({*old, *new}):
             if section == "train" and key in HARMLESS:
                 continue
