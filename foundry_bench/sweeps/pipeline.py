@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from foundry_bench.sweeps.coverage import coverage, selected_tasks, skipped_task
 from foundry_bench.sweeps.demonstrations import Demonstrations, demonstrations, demonstrations_behind
 from foundry_bench.sweeps.experiment import Experiment, experiment_folder
 from foundry_bench.sweeps.processes import Onlooker, training_together
-from foundry_bench.sweeps.stages import before_policy, pretrained
+from foundry_bench.sweeps.stages import before_policy, check_stages, pretrained
 from foundry_bench.sweeps.state import ExperimentState, load_config, only_one, remember_config
 
 #: Every phase in order, with what its header says.
@@ -38,6 +39,11 @@ def train_and_eval(config: DictConfig) -> Path:
     Raises:
         FoundryError: anything the user can mend, in one line.
     """
+    if config.stage != "vla":
+        raise FoundryError(
+            f"stage={config.stage} is what `foundry-bench train` trains; what is judged is a policy: leave "
+            f"it out, and name the stages before it in pretrain (now [{','.join(config.pretrain)}])"
+        )
     return run_phases(config, [phase for phase in PHASES if phase != "pretrain" or before_policy(config)])
 
 
@@ -67,6 +73,7 @@ def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
     tasks = selected_tasks(config)
     _check_checkpoint(config, wanted)
     sections.check_sections(config)
+    check_stages(config)
     _check_device(config, wanted)
     runtime.prepare_rendering()
     runtime.prepare_threads()
@@ -86,12 +93,21 @@ def _train_beside(config: DictConfig, wanted: Sequence[str]) -> Path:
     """What every process that torchrun started does, but the first: it trains with it."""
     runtime.prepare_threads()
     folder = experiment_folder(config)
-    if "train" in wanted:
-        with training_together(config) as demos:
-            console = Console(quiet=True)
-            run = Experiment(config, folder, tuple(selected_tasks(config)), Onlooker(folder), console)
-            phases.train(run, Demonstrations(**demos))
+    tasks, console = tuple(selected_tasks(config)), Console(quiet=True)
+    with _joined_once(config, wanted):
+        if "pretrain" in wanted:
+            pretrained(Experiment(config, folder, tasks, Onlooker(folder), console))
+        if "train" in wanted:
+            with training_together(config) as told:
+                run = Experiment(config, folder, tasks, Onlooker(folder), console)
+                start = told["start"]
+                phases.train(run, Demonstrations(**told["demos"]), Path(start) if start is not None else None)
     return folder
+
+
+def _joined_once(config: DictConfig, wanted: Sequence[str]) -> AbstractContextManager[object]:
+    """The processes stay together from the first stage to the last: once parted, they cannot meet again."""
+    return training_together(config) if "pretrain" in wanted else nullcontext()
 
 
 def report(config: DictConfig) -> Path:
@@ -133,7 +149,7 @@ def _check_checkpoint(config: DictConfig, wanted: Sequence[str]) -> None:
 
 def _check_device(config: DictConfig, wanted: Sequence[str]) -> None:
     """Refuse a device that is not there before minutes go into demonstrations."""
-    if config.device not in ("auto", "cpu") and {"train", "eval"} & set(wanted):
+    if config.device not in ("auto", "cpu") and {"pretrain", "train", "eval"} & set(wanted):
         from foundry_bench.policies.vla_policy import pick_device
 
         pick_device(config.device)
@@ -142,16 +158,18 @@ def _check_device(config: DictConfig, wanted: Sequence[str]) -> None:
 def _run(run: Experiment, wanted: Sequence[str]) -> None:
     demos: Demonstrations | None = None
     start: Path | None = None
-    if "pretrain" in wanted:
-        _header(run, "pretrain", wanted)
-        start = pretrained(run)
-    if "demos" in wanted:
-        _header(run, "demos", wanted)
-        demos = demonstrations(run)
-    if "train" in wanted and demos is not None:
-        _header(run, "train", wanted)
-        with training_together(run.config, asdict(demos)):
-            phases.train(run, demos, start)
+    with _joined_once(run.config, wanted):
+        if "pretrain" in wanted:
+            _header(run, "pretrain", wanted)
+            start = pretrained(run)
+        if "demos" in wanted:
+            _header(run, "demos", wanted)
+            demos = demonstrations(run)
+        if "train" in wanted and demos is not None:
+            _header(run, "train", wanted)
+            told = {"demos": asdict(demos), "start": str(start) if start is not None else None}
+            with training_together(run.config, told):
+                phases.train(run, demos, start)
     if "eval" in wanted:
         _header(run, "eval", wanted)
         _evaluate(run)

@@ -6,8 +6,9 @@ stage before it. An experiment that needs the same stage finds it there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from foundry_bench import runtime
 from foundry_bench.errors import FoundryError, nearest
 from foundry_bench.sweeps import sections
-from foundry_bench.sweeps.captions import captions, captions_folder
+from foundry_bench.sweeps.captions import captions, captions_config, captions_folder
 from foundry_bench.sweeps.experiment import Experiment
+from foundry_bench.sweeps.processes import told_by_the_first
 from foundry_bench.sweeps.state import fingerprint, only_one
 
 if TYPE_CHECKING:
+    from foundry_bench.data.corpora.spec import CorpusSpec
     from foundry_bench.policies.config import VLAConfig
     from foundry_bench.policies.lm_config import LMConfig
     from foundry_bench.training.beside import Beside
@@ -76,19 +79,52 @@ def before_policy(config: DictConfig) -> bool:
 
 
 def needs_captions(config: DictConfig) -> bool:
-    """Whether image-text pairs are learned from, in a stage or beside the policy."""
-    return "vlm" in wanted_stages(config) or bool(config.cotrain.captions)
+    """Whether image-text pairs are learned from, in a stage or beside the policy.
+
+    Also where only the stage before that one is to be trained now: its text is that of the pairs, and it is
+    to be found again.
+    """
+    return "vlm" in {*wanted_stages(config), *config.pretrain} or bool(config.cotrain.captions)
+
+
+def check_stages(config: DictConfig) -> None:
+    """See that the stages and what is learned beside actions can be, before any work is begun.
+
+    Raises:
+        FoundryError: a stage, a value of one's section or a corpus that is unknown, or what does not fit the
+            model.
+    """
+    names = wanted_stages(config)
+    if names and config.train.init_from is not None:
+        raise FoundryError(
+            f"train.init_from={config.train.init_from}: with pretrain=[{','.join(names)}] training begins "
+            "with the checkpoint of the stage before; leave one of the two out"
+        )
+    if names:
+        vla_config(config)
+    elif config.cotrain.captions or config.cotrain.text:
+        vla_config(config, "cotrain: what is learned beside actions")
+    for name in names:
+        train_config(config, name)
+    if _reads_text(config):
+        for spec in text_config(config, None).corpora:
+            _check_there(spec)
 
 
 def pretrained(run: Experiment) -> Path | None:
     """Train the stages before the policy that are not there yet; the last one's checkpoint, None without any.
 
+    Every process that torchrun started must call: the first makes pairs and keeps the state, all train.
+
     Raises:
         FoundryError: anything the user can mend, in one line.
     """
-    before: Planned | None = None
-    root = captions(run.config, run.tasks, run.console) if needs_captions(run.config) else None
-    for name in wanted_stages(run.config):
+    config, before, root = run.config, None, None
+    if needs_captions(config):
+        root = Path(told_by_the_first(config, lambda: str(captions(config, run.tasks, run.console))))
+    if lacking := _left_out(config):
+        run.say(lacking, style="yellow")
+    for name in wanted_stages(config):
         before = _llm(run, root) if name == "llm" else _vlm(run, root, before)
     return before.checkpoint if before is not None else None
 
@@ -109,12 +145,25 @@ def beside_policy(run: Experiment) -> Beside:
     )
 
 
+def beside_inputs(run: Experiment) -> list[Any]:
+    """What decides the data that the policy learns from beside demonstrations, wherever it lies."""
+    config = run.config
+    inputs: list[Any] = []
+    if config.cotrain.captions:
+        inputs += [float(config.cotrain.captions), int(config.vlm.answer_tokens), _pairs_of(run)]
+    if config.cotrain.text:
+        root = captions_folder(config, run.tasks) if needs_captions(config) else None
+        text = _text_inputs(run, text_config(config, root))
+        inputs += [float(config.cotrain.text), int(config.llm.block), text]
+    return inputs
+
+
 def _llm(run: Experiment, root: Path | None) -> Planned:
     from foundry_bench.training.llm_stage import train_language_model
 
     config = run.config
     settings, model, text = train_config(config, "llm"), language_config(config), text_config(config, root)
-    planned = _planned(config, "llm", [model.to_dict(), settings.to_dict(), _plain(text)])
+    planned = _planned(config, "llm", [model.to_dict(), _learned(settings), _text_inputs(run, text)])
     return _train(
         run,
         planned,
@@ -135,9 +184,10 @@ def _vlm(run: Experiment, root: Path | None, before: Planned | None) -> Planned:
     text = text_config(config, root) if share else None
     beside = Beside(text=share, text_config=text, block=int(config.llm.block))
     seeing = {key: value for key, value in model.to_dict().items() if key not in _ACTING}
-    learned = {key: value for key, value in settings.to_dict().items() if key != "init_from"}
-    data = [root.name, int(config.vlm.answer_tokens), share, text and _plain(text)]
-    planned = _planned(config, "vlm", [seeing, learned, data, before and before.inputs])
+    data = [_pairs_of(run), int(config.vlm.answer_tokens)]
+    if text is not None:
+        data += [share, int(config.llm.block), _text_inputs(run, text)]
+    planned = _planned(config, "vlm", [seeing, _learned(settings), data, before and before.inputs])
     return _train(
         run,
         planned,
@@ -148,20 +198,28 @@ def _vlm(run: Experiment, root: Path | None, before: Planned | None) -> Planned:
     )  # fmt: skip
 
 
-def _train(run: Experiment, planned: Planned, work: Any) -> Planned:
+def _train(run: Experiment, planned: Planned, work: Callable[[], object]) -> Planned:
     """Train a stage where it is not there yet, under a lock: another experiment may want the same."""
     done = planned.folder / "done"
-    with only_one(planned.folder.with_name(f"{planned.folder.name}.lock")):
-        if done.is_file() and (planned.checkpoint / "model.safetensors").is_file():
+    first = runtime.process_number() == 0
+    lock = planned.folder.with_name(f"{planned.folder.name}.lock")
+    with only_one(lock) if first else nullcontext():
+        there = told_by_the_first(
+            run.config, lambda: done.is_file() and (planned.checkpoint / "model.safetensors").is_file()
+        )
+        if there:
             run.say(f"{planned.name}: there already, {planned.folder}")
-            with run.state.running(planned.name, planned.inputs) as output:
-                output["checkpoint"] = str(planned.checkpoint)
+            if run.state.finished(planned.name, planned.inputs) is None:  # else it keeps its seconds
+                with run.state.running(planned.name, planned.inputs) as output:
+                    output["checkpoint"] = str(planned.checkpoint)
+                    output["measures"] = last_measures(planned.folder)
             return planned
         run.say(f"{planned.name}: {planned.folder}")
         runtime.use_torch_threads(runtime.training_threads())
         with run.state.running(planned.name, planned.inputs) as output:
             work()
-            done.touch()
+            if first:
+                done.touch()
             output["checkpoint"] = str(planned.checkpoint)
             output["measures"] = last_measures(planned.folder)
     for name, value in last_measures(planned.folder).items():
@@ -191,17 +249,18 @@ def _planned(config: DictConfig, name: str, inputs: list[Any]) -> Planned:
     )
 
 
-def vla_config(config: DictConfig) -> VLAConfig:
-    """The configured VLA; FoundryError where the model is a baseline, which has no stages."""
+def vla_config(config: DictConfig, wanted: str = "a stage before the policy") -> VLAConfig:
+    """The configured VLA; FoundryError where the model is a baseline, or cannot do what is ``wanted``."""
     from foundry_bench.policies.config import VLAConfig
     from foundry_bench.policies.encoder_checks import check_speaks
 
     model = sections.model_config(config)
     if not isinstance(model, VLAConfig):
         raise FoundryError(
-            f"model={model.name}: only a VLA has stages before the policy; choose model=foundry_nano, say"
+            f"{wanted} needs a language model, which model.architecture={model.architecture} has not; "
+            "choose model=foundry_nano, say, or leave this out"
         )
-    check_speaks(model, "a stage before the policy")
+    check_speaks(model, wanted)
     return model
 
 
@@ -222,35 +281,99 @@ def language_config(config: DictConfig) -> LMConfig:
 
 
 def train_config(config: DictConfig, name: str, more: Mapping[str, Any] | None = None) -> TrainConfig:
-    """How a stage before the policy is trained: its section, and the defaults of all training."""
+    """How a stage before the policy is trained: its section, and the defaults of all training.
+
+    Raises:
+        FoundryError: a value that cannot be, under its name in that section.
+    """
     from foundry_bench.training.config import TrainConfig
 
-    return TrainConfig.from_dict({**sections.values(config, name), **(more or {})})
+    plain = {**sections.values(config, name), "parallel": str(config.train.parallel), **(more or {})}
+    try:
+        return TrainConfig.from_dict(plain)
+    except FoundryError as error:
+        raise FoundryError(str(error).replace("train.", f"{name}.")) from error
 
 
 def text_config(config: DictConfig, root: Path | None) -> TextConfig:
     """Which text is read; the simulator's is that of the image-text pairs, where there are any."""
+    from foundry_bench.data.corpora.spec import corpora_from
     from foundry_bench.training.text_config import TextConfig
 
-    given = config.llm.corpora
-    corpora = OmegaConf.to_container(given) if given is not None else {"embedded": 1.0}
-    assert isinstance(corpora, dict)
-    if root is not None and "embedded" in corpora:
-        share = corpora.pop("embedded")
-        weight = share["weight"] if isinstance(share, dict) else share
-        corpora = {
-            "simulator": {"path": str(root.absolute()), "weight": weight / 2},
-            "shakespeare": weight / 2,
-            **corpora,
-        }
-    return TextConfig.from_dict({"corpora": corpora, "lowercase": True})
+    given = _corpora(config)
+    if _left_out(config) and "simulator" not in given:  # with it, two would have that name: refused below
+        given = {"simulator" if name == "embedded" else name: value for name, value in given.items()}
+    specs = corpora_from(given, "llm.corpora")
+    if root is not None:
+        specs = tuple(
+            replace(spec, path=str(root.absolute())) if spec.format == "simulator" and not spec.path else spec
+            for spec in specs
+        )
+    return TextConfig(corpora=specs, lowercase=True)
 
 
-def _plain(text: TextConfig) -> list[Any]:
-    """What decides the text, without where it lies."""
-    specs = []
+def _corpora(config: DictConfig) -> dict[str, Any]:
+    if config.llm.corpora is None:
+        return {"embedded": 1.0}
+    given = OmegaConf.to_container(config.llm.corpora)
+    assert isinstance(given, dict)
+    return {str(name): value for name, value in given.items()}
+
+
+def _reads_text(config: DictConfig) -> bool:
+    """Whether ``llm.corpora`` is read, in a stage or beside the policy."""
+    return "llm" in wanted_stages(config) or bool(config.cotrain.text)
+
+
+def _left_out(config: DictConfig) -> str:
+    """What the text lacks because a package does; empty where nothing is."""
+    from foundry_bench.data.corpora.embedded import INSTALL_SHAKESPEARE, shakespeare_files
+
+    if not _reads_text(config) or "embedded" not in _corpora(config) or shakespeare_files():
+        return ""
+    return (
+        "text: the corpus 'embedded' is the simulator's text alone; its half of plays and poems is left out, "
+        f"for their package is not installed ({INSTALL_SHAKESPEARE})"
+    )
+
+
+def _check_there(spec: CorpusSpec) -> None:
+    """FoundryError where a corpus' package or local files are missing."""
+    from foundry_bench.data.corpora.documents import open_files
+    from foundry_bench.data.corpora.embedded import shakespeare
+
+    if spec.format == "shakespeare":
+        shakespeare(spec)
+    elif spec.format not in ("simulator", "hub"):
+        open_files(spec)
+
+
+def _learned(settings: TrainConfig) -> dict[str, Any]:
+    """What of the settings decides weights; where they begin is said by the stage before."""
+    from foundry_bench.training.config import HARMLESS
+
+    return {k: v for k, v in settings.to_dict().items() if k not in (*HARMLESS, "init_from")}
+
+
+def _pairs_of(run: Experiment) -> list[Any]:
+    """What decides the image-text pairs, wherever they lie."""
+    from foundry_bench.data.captions.write import fingerprint as scenes_fingerprint
+
+    settings = captions_config(run.config)
+    return [scenes_fingerprint(run.tasks, settings), settings.scenes]
+
+
+def _text_inputs(run: Experiment, text: TextConfig) -> list[Any]:
+    """What decides the text; of the simulator's and of local files, not where they lie but what they are."""
+    from foundry_bench.data.corpora.documents import open_files
+
+    ours = str(captions_folder(run.config, run.tasks).absolute()) if needs_captions(run.config) else None
+    specs: list[Any] = []
     for spec in text.corpora:
         fields = spec.to_dict()
-        fields["path"] = Path(fields["path"]).name if fields["format"] == "simulator" else fields["path"]
+        if spec.format == "simulator" and ours is not None and spec.path == ours:
+            fields["path"] = _pairs_of(run)
+        elif spec.format not in ("simulator", "shakespeare", "hub"):
+            fields["files"] = [[file.name, file.stat().st_size] for file in open_files(spec).files]
         specs.append(fields)
     return [specs, text.tokenizer, text.lowercase, text.tokenizer_characters]

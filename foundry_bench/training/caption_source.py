@@ -71,7 +71,7 @@ class CaptionSource:
         if not len(shown):
             raise FoundryError(f"{root}: no picture by any of the model's cameras {list(cameras)}")
         self._order = SampleOrder(shown, batch_size, seed ^ _ORDER)
-        self._quiz = Quiz(self.pairs.root, "val", cameras, VALIDATION_PAIRS)
+        self._quiz = Quiz(self.pairs.root, "val", cameras, VALIDATION_PAIRS, self.pairs)
 
     def identity(self) -> Mapping[str, Any]:
         """What the batches depend on."""

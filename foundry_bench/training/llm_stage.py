@@ -17,6 +17,7 @@ from foundry_bench.policies.language_checkpoint import TextModel, save_language_
 from foundry_bench.policies.lm_config import LMConfig
 from foundry_bench.policies.tokenizer import TextTokenizer, limited
 from foundry_bench.training.config import TrainConfig
+from foundry_bench.training.distributed import joined
 from foundry_bench.training.loop import run
 from foundry_bench.training.stage import Batch
 from foundry_bench.training.state import load_state
@@ -53,9 +54,10 @@ def train_language_model(
             cannot be read, the loss is no longer finite, or saving failed.
     """
     out = Path(out)
-    state = load_state(out / "state")
-    stage = LLMStage(config, model_config, text, state.files if state else None)
-    return run(stage, config, out, state, device, progress)
+    with joined(config.parallel, device) as world:
+        state = world.first(lambda: load_state(out / "state", tensors=not world.sharded))
+        stage = LLMStage(config, model_config, text, state.files if state else None)
+        return run(stage, config, out, state, device, progress)
 
 
 class LLMStage:
@@ -78,6 +80,11 @@ class LLMStage:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        if config.feature_views:
+            raise FoundryError(
+                f"llm.feature_views={config.feature_views}: only frames of demonstrations have features that "
+                "are kept, the stage 'llm' has none; leave it out, train.feature_views is for the policy"
+            )
         self.config, self.model_config, self.text = config, model_config, text
         corpora = [open_corpus(spec) for spec in text.corpora]
         self.tokenizer = make_tokenizer(model_config, text, corpora, files)

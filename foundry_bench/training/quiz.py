@@ -34,9 +34,17 @@ class Quiz:
         split: `val` or `test`.
         cameras: the model's, in its order.
         limit: at most this many questions.
+        train: the training split, where it is in memory already.
     """
 
-    def __init__(self, root: Path, split: str, cameras: Sequence[str], limit: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        cameras: Sequence[str],
+        limit: int,
+        train: CaptionDataset | None = None,
+    ) -> None:
         self._camera = {name: number for number, name in enumerate(cameras)}
         pairs = CaptionDataset(root, split)
         fit = [
@@ -47,7 +55,7 @@ class Quiz:
         chosen: Iterable[int] = np.linspace(0, len(fit) - 1, min(limit, len(fit))).astype(int) if fit else []
         self.samples = [pairs[fit[index]] for index in chosen]
         self.image_size = pairs.image_size
-        self._guesses = _blind(CaptionDataset(root), self.samples)
+        self._guesses = _blind(train if train is not None else CaptionDataset(root), self.samples)
 
     def score(self, model: nn.Module, tokenizer: TextTokenizer, longest: int) -> dict[str, float]:
         """Shares of right answers: ``qa_accuracy``, ``qa_blind``, ``qa_other_picture``, and ``qa_KIND``."""

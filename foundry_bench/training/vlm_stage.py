@@ -21,6 +21,7 @@ from foundry_bench.policies.vlm_checkpoint import save_vlm
 from foundry_bench.training.beside import Beside
 from foundry_bench.training.caption_source import CaptionSource
 from foundry_bench.training.config import TrainConfig
+from foundry_bench.training.distributed import joined
 from foundry_bench.training.loop import run
 from foundry_bench.training.stage import Batch
 from foundry_bench.training.state import load_state
@@ -58,11 +59,12 @@ def train_vlm(
             the loss is no longer finite, or saving failed.
     """
     out = Path(out)
-    state = load_state(out / "state")
-    files = state.files if state else None
-    stage = VLMStage(config, model_config, root, answer_tokens, files)
-    mixed = beside.added_to("pairs", stage, config, files) if beside is not None else stage
-    return run(mixed, config, out, state, device, progress)
+    with joined(config.parallel, device) as world:
+        state = world.first(lambda: load_state(out / "state", tensors=not world.sharded))
+        files = state.files if state else None
+        stage = VLMStage(config, model_config, root, answer_tokens, files)
+        mixed = beside.added_to("pairs", stage, config, files) if beside is not None else stage
+        return run(mixed, config, out, state, device, progress)
 
 
 class VLMStage:
@@ -83,6 +85,11 @@ class VLMStage:
         answer_tokens: int,
         files: Mapping[str, str] | None = None,
     ) -> None:
+        if config.feature_views:
+            raise FoundryError(
+                f"vlm.feature_views={config.feature_views}: only frames of demonstrations have features that "
+                "are kept, the stage 'vlm' has none; leave it out, train.feature_views is for the policy"
+            )
         self.config, self.model_config = config, model_config
         check_speaks(model_config, "a vision-language model")
         self.tokenizer = _tokenizer(config, model_config, root, files)

