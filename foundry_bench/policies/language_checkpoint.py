@@ -153,8 +153,10 @@ def import_llama(source: Path, folder: Path) -> Path:
 
     Raises:
         FoundryError: what `load_llama` and `TextTokenizer.from_folder` raise; a tokenizer with more tokens
-            than the model.
+            than the model; ``folder`` is there and is no checkpoint (``source`` itself, say).
     """
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise FoundryError(f"{folder} exists and is no checkpoint, it would be lost; give another folder")
     language, config = load_llama(source)
     tokenizer = TextTokenizer.from_folder(source, config.context)
     check_vocabulary(source / TOKENIZER, tokenizer.vocab_size, config.vocab_size)

@@ -100,21 +100,25 @@ def read_llama_config(folder: Path) -> LMConfig:
         _check_plain(path, "sliding_window", window, (None, 0))
     heads = _whole(values, "num_attention_heads", path)
     width = _whole(values, "hidden_size", path)
-    return LMConfig(
-        name=folder.name or "llama",
-        vocab_size=_whole(values, "vocab_size", path),
-        width=width,
-        heads=heads,
-        kv_heads=_whole(values, "num_key_value_heads", path, heads),
-        head_size=_whole(values, "head_dim", path, 128 if family == "qwen3" else width // heads),
-        layers=_whole(values, "num_hidden_layers", path),
-        hidden=_whole(values, "intermediate_size", path),
-        rope_base=_rope_base(values, path),
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
-        qk_norm=family == "qwen3",
-        tied=bool(values.get("tie_word_embeddings", False)),
-        context=_whole(values, "max_position_embeddings", path, 2048),
-    )
+    shape: dict[str, Any] = {
+        "name": folder.name or "llama",
+        "vocab_size": _whole(values, "vocab_size", path),
+        "width": width,
+        "heads": heads,
+        "kv_heads": _whole(values, "num_key_value_heads", path, heads),
+        "head_size": _whole(values, "head_dim", path, 128 if family == "qwen3" else width // heads),
+        "layers": _whole(values, "num_hidden_layers", path),
+        "hidden": _whole(values, "intermediate_size", path),
+        "rope_base": _rope_base(values, path),
+        "norm_eps": _positive(values.get("rms_norm_eps", 1e-6), "rms_norm_eps", path),
+        "qk_norm": family == "qwen3",
+        "tied": bool(values.get("tie_word_embeddings", False)),
+        "context": _whole(values, "max_position_embeddings", path, 2048),
+    }
+    try:
+        return LMConfig(**shape)
+    except FoundryError as error:
+        raise FoundryError(f"{path}: {error}") from None
 
 
 def _check_plain(path: Path, key: str, value: Any, plain: tuple[Any, ...]) -> None:
@@ -144,9 +148,13 @@ def _rope_base(values: Mapping[str, Any], path: Path) -> float:
     if scaling.get("partial_rotary_factor", 1) != 1:
         raise FoundryError(f"{path}: partial_rotary_factor is not supported; use another model")
     base = scaling.get("rope_theta", values.get("rope_theta", 10_000.0))
-    if isinstance(base, bool) or not isinstance(base, int | float) or not base > 0:
-        raise FoundryError(f"{path}: rope_theta={base!r} must be above 0; {_ADVICE}")
-    return float(base)
+    return _positive(base, "rope_theta", path)
+
+
+def _positive(value: Any, key: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise FoundryError(f"{path}: {key}={value!r} must be above 0; {_ADVICE}")
+    return float(value)
 
 
 def _targets(model: LanguageModel) -> dict[str, Tensor]:

@@ -375,9 +375,10 @@ def test_adapters_of_a_bfloat16_backbone_are_fp32(
     for step in range(2):  # what comes after is zero before the first step, so its gradient comes second
         model.loss(batch_of(config), torch.Generator().manual_seed(step)).backward()
         optimizer.step()
-    for name, values in before.items():
-        if trained[name].grad is not None and trained[name].grad.any():
-            assert (trained[name] != values).float().mean() > 0.9, name
+    changed = {name: (trained[name] != values).float().mean() for name, values in before.items()}
+    reached = {name for name in before if trained[name].grad is not None and trained[name].grad.any()}
+    assert len(reached) > len(before) / 2  # of the last layer only keys and values are read
+    assert all(changed[name] > 0.9 for name in reached)
     made = policy_of(config, model)
     checkpoint = Checkpoint(
         config, model.state_dict(), made.normalizer, made.tokenizer, {}, dict(model.assets)

@@ -93,6 +93,8 @@ def test_an_imported_folder_is_a_checkpoint_of_the_llm_stage(tmp_path: Path) -> 
     own = TextTokenizer.train_on_text(["the bowl and the plate"], 280, 8)
     (tmp_path / "theirs" / "tokenizer.json").write_text(own.to_json())
     (tmp_path / "theirs" / "tokenizer_config.json").write_text('{"eos_token": "<pad>"}')
+    with pytest.raises(FoundryError, match="theirs exists and is no checkpoint"):
+        import_llama(tmp_path / "theirs", tmp_path / "theirs")
     checkpoint = load_language_model(import_llama(tmp_path / "theirs", tmp_path / "ours"))
     assert checkpoint.tokenizer.end == own.pad
     text = torch.tensor([own.encode_text("the plate and the bowl")])
@@ -159,9 +161,11 @@ def change_config(folder: Path, **changes: Any) -> None:
         ),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": -1}}, "rope_theta=-1 must be above 0"),
         ({"rope_parameters": [1]}, "is no mapping"),
+        ({"rms_norm_eps": None}, "config.json: rms_norm_eps=None must be above 0"),
+        ({"rms_norm_eps": "small"}, "config.json: rms_norm_eps='small' must be above 0"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be a whole number"),
         ({"hidden_size": "48"}, "hidden_size='48' must be a whole number"),
-        ({"num_key_value_heads": 4}, "model.kv_heads=4 does not divide"),
+        ({"num_key_value_heads": 4}, r"config\.json: model\.kv_heads=4 does not divide"),
     ],
 )
 def test_what_our_blocks_do_not_do_is_refused(folder: Path, change: dict[str, Any], words: str) -> None:
