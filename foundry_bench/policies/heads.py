@@ -23,7 +23,8 @@ from foundry_bench.policies.token_head import TokenHead
 class Head(Protocol):
     """A loss and a sampler over the same expert.
 
-    ``expert`` is what ``make_expert`` makes for this head.
+    ``expert`` is what ``make_expert`` makes for this head. A head whose loss is a mean over something else
+    than real actions has ``weight(actions_BKA, mask_BK) -> float``: what it divides by.
     """
 
     def loss(

@@ -52,14 +52,25 @@ class TokenHead:
     ) -> Tensor:
         """Mean cross-entropy of the next token, in nats."""
         del generator
-        tokens, real = self.fitted().encode(actions_BKA.float().cpu().numpy(), mask_BK.cpu().numpy())
-        longest = int(np.flatnonzero(real.any(axis=0)).max()) + 1  # the rest is padding in every row
-        tokens_BL = torch.from_numpy(tokens[:, :longest]).to(actions_BKA.device)
-        real_BL = torch.from_numpy(real[:, :longest]).to(actions_BKA.device)
+        # Every length is a graph of its own where the loss is compiled: few lengths then, in whole eights.
+        tokens_BL, real_BL = self._encoded(actions_BKA, mask_BK, 8 if torch.compiler.is_compiling() else 1)
         logits_BLV = expert(prefix, tokens_BL)
         error_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
         weight_BL = real_BL.to(error_BL.dtype)
         return (error_BL * weight_BL).sum() / weight_BL.sum().clamp(min=1)
+
+    def weight(self, actions_BKA: Tensor, mask_BK: Tensor) -> float:
+        """What the mean in ``loss`` divides by: tokens, of which rows may have more and fewer."""
+        return float(self._encoded(actions_BKA, mask_BK, 1)[1].sum())
+
+    @torch.compiler.disable  # numpy and tokenizers: compiled, bins would be other ones at their edges
+    def _encoded(self, actions_BKA: Tensor, mask_BK: Tensor, unit: int) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L), and which are to be learned; L is the longest of the batch in whole units."""
+        tokens, real = self.fitted().encode(actions_BKA.float().cpu().numpy(), mask_BK.cpu().numpy())
+        longest = int(np.flatnonzero(real.any(axis=0)).max(initial=0)) + 1
+        stop = -(-longest // unit) * unit  # the rest is padding in every row
+        tokens_BL, real_BL = (torch.from_numpy(each[:, :stop]) for each in (tokens, real))
+        return tokens_BL.to(actions_BKA.device), real_BL.to(actions_BKA.device)
 
     def sample(self, expert: TokenExpert, prefix: Sequence[KeyValue], noise_BKA: Tensor) -> Tensor:
         """The chunk (B, K, A) of the likeliest token at every place; the noise is not looked at."""

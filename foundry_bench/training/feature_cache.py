@@ -82,15 +82,19 @@ class FeatureCache:
         if kept is not None:
             return cls(kept)
         features, temporary = _room(path, shape)
-        starts = range(0, shape[0], _FRAMES)
-        for start in track(starts, "features", console=Console(stderr=True), disable=not progress):
-            frames = np.arange(start, min(start + _FRAMES, shape[0]))
-            features[frames] = encoded(encoder, dataset, frames, cameras, shifts)
-        if temporary is None:
-            return cls(features)
-        features.flush()  # type: ignore[attr-defined]
-        temporary.replace(path)
-        return cls(_read(path, shape) if path.is_file() else features)  # type: ignore[arg-type]
+        try:
+            starts = range(0, shape[0], _FRAMES)
+            for start in track(starts, "features", console=Console(stderr=True), disable=not progress):
+                frames = np.arange(start, min(start + _FRAMES, shape[0]))
+                features[frames] = encoded(encoder, dataset, frames, cameras, shifts)
+            if temporary is not None:
+                features.flush()  # type: ignore[attr-defined]
+                temporary.replace(path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)  # what was not finished is gigabytes that nobody would read
+        kept = _read(path, shape) if temporary is not None else None
+        return cls(features if kept is None else kept)
 
     def draw(
         self, frames: npt.NDArray[np.int64], chance: np.random.Generator, rows: Rows
@@ -169,6 +173,19 @@ def _room(path: Path, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float16], 
             raise FileNotFoundError(path)
         path.parent.mkdir(exist_ok=True)
         file = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        _reserve(temporary)
     except OSError:
+        with suppress(OSError):
+            temporary.unlink()
         return np.empty(shape, np.float16), None
     return file, temporary
+
+
+def _reserve(path: Path) -> None:
+    """Have the disk keep room for a whole sparse file; OSError where there is none.
+
+    A write through a memory map that finds the disk full is no error but the end of the process (SIGBUS).
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

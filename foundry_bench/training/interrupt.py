@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from foundry_bench.errors import FoundryError
+
+# Seconds in which another SIGTERM is the same request: Slurm sends it to every process of a job, and torchrun
+# hands on to its processes the one that it got itself.
+ONE_REQUEST = 10.0
 
 
 class TerminatedError(FoundryError):
@@ -17,13 +23,14 @@ class TerminatedError(FoundryError):
 
 
 class StopRequest:
-    """Within the block, SIGTERM is noted in ``asked``; a second one ends the process at once.
+    """Within the block, SIGTERM is noted in ``asked``; one that comes ``ONE_REQUEST`` later ends the process.
 
     Signals reach the main thread only: elsewhere the block changes nothing.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self._since = 0.0
         self._before: Any = None
         self._installed = False
 
@@ -39,8 +46,12 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._restore()
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._since = True, now
+        elif now - self._since > ONE_REQUEST:
+            self._restore()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         if self._installed:

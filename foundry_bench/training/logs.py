@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class TrainingLog:
-    """``train.jsonl`` and ``tensorboard/`` in a folder; a resumed run continues both at its step."""
+    """``train.jsonl`` and ``tensorboard/`` in a folder; a run continues both at its step, or begins them."""
 
     def __init__(self, out: Path, step: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
@@ -22,10 +22,10 @@ class TrainingLog:
         self._file = self.path.open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # a slow import that only training needs
 
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step if step else None)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def write(self, event: str, step: int, samples: int, values: dict[str, Any]) -> None:
-        """One line, flushed; numbers also go to TensorBoard as ``event/name`` over samples."""
+        """One line, flushed; numbers also go to TensorBoard as ``event/name`` over steps."""
         self._file.write(json.dumps({"event": event, "step": step, "samples": samples, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -43,13 +43,13 @@ class TrainingLog:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Drop what a killed run logged after the state it resumes from, and a torn last line."""
+    """Drop what a killed run logged after the state it resumes from (0: all), and a torn last line."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            if step and json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue

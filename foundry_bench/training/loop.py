@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainConfig", "Trainer", "run", "train"]
 
 # Measures of which more is better; of all others (errors, losses) less is.
-_MORE_IS_BETTER = ("accuracy", "success")
+_MORE_IS_BETTER = ("accuracy", "success", "qa_")
 
 
 def train(
@@ -163,8 +163,11 @@ def _loop(
         meter.add(trainer.update(batch), waited, source_name(trainer.step - 1))
         step, last = trainer.step, trainer.step == steps
         bar.update(step * size, meter.loss)
-        if due and log is not None:
-            log.write("train", step, step * size, meter.read(learning_rate(step - 1, config)))
+        if due:
+            means = meter.read(learning_rate(step - 1, config))
+            if log is not None:
+                log.write("train", step, step * size, means)
+        trainer.unlogged = meter.unlogged
         if step % validate_every == 0 or last:
             _validate(trainer, log)
         saved = step % save_every == 0 or last
@@ -192,7 +195,7 @@ def _meter(trainer: Trainer, batch: Batch) -> Meter:
     trainer.clear()
     peak = matmul_peak(trainer.device, matmul_dtype(trainer.device, trainer.config.precision))
     tokens: float | None = getattr(trainer.stage, "tokens_per_sample", None)
-    return Meter(trainer.config.batch_size, tokens, flops, peak)
+    return Meter(trainer.config.batch_size, tokens, flops, peak, trainer.unlogged)
 
 
 def _validate(trainer: Trainer, log: TrainingLog | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Prefetcher:
-    """Calls ``make(step)`` for step = first, first + 1, ... ahead of time; iterate to get the results.
+    """Calls ``make(step)`` for step = first, first + 1, ... ahead of time; ``next`` gives the results.
 
     An exception in ``make`` comes out of ``next`` in its turn. Use as a context manager: leaving it ends
     the thread.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from foundry_bench.policies.storage import (
     write_folder,
 )
 from foundry_bench.training.config import HARMLESS, TrainConfig
+from foundry_bench.training.meter import Unlogged
 
 TENSORS, PROGRESS = "trainer.safetensors", "trainer.json"
 
@@ -40,6 +41,7 @@ class TrainerState:
     files: Mapping[str, str]  # small text files the run depends on (normalization, tokenizer)
     counts: Mapping[str, int] = field(default_factory=dict)  # see Optimizer.counts
     best: float | None = None  # of the measure that train.keep_best names
+    unlogged: Sequence[Unlogged] = ()  # steps that the log has yet to take the means of
 
     def described(self) -> dict[str, bytes]:
         """Everything but the tensors, as small files."""
@@ -48,6 +50,8 @@ class TrainerState:
             progress["counts"] = dict(self.counts)
         if self.best is not None:
             progress["best"] = self.best
+        if self.unlogged:
+            progress["unlogged"] = [list(step) for step in self.unlogged]
         return {
             PROGRESS: (json.dumps(progress, indent=2) + "\n").encode(),
             **{name: text.encode() for name, text in self.files.items()},
@@ -73,10 +77,11 @@ def load_state(folder: Path, tensors: bool = True) -> TrainerState | None:
         progress = json.loads(read_text(path))
         step, identity, names = int(progress["step"]), progress["identity"], list(progress["files"])
         counts, best = dict(progress.get("counts", {})), progress.get("best")
+        unlogged = [Unlogged(*step) for step in progress.get("unlogged", [])]
     except (ValueError, KeyError, TypeError) as error:
         raise FoundryError(f"{path} is damaged ({error!r}); delete {folder.parent} to train anew") from error
     files = {name: read_text(folder / name) for name in names}
-    return TrainerState(step, identity, _read(folder) if tensors else {}, files, counts, best)
+    return TrainerState(step, identity, _read(folder) if tensors else {}, files, counts, best, unlogged)
 
 
 def put_weights(model: nn.Module, state: TrainerState, folder: Path) -> None:

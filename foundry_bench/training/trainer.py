@@ -17,7 +17,7 @@ from foundry_bench.errors import FoundryError
 from foundry_bench.policies.chance import RowGenerator
 from foundry_bench.training.config import TrainConfig
 from foundry_bench.training.distributed import World, clip_gradients, without_sync, wrapped_loss
-from foundry_bench.training.meter import PHASES, Update
+from foundry_bench.training.meter import PHASES, Unlogged, Update
 from foundry_bench.training.optimizer import MovingAverage, Optimizer
 from foundry_bench.training.order import NOISE, torch_seed
 from foundry_bench.training.parts import Freezing
@@ -45,6 +45,7 @@ class Trainer:
         model: the weights of record: what is optimised, averaged and saved (for precision=bf16, masters).
         timed: measure the phases of the next updates; on a GPU that makes it wait between them.
         best: of the measure that ``train.keep_best`` names, so far.
+        unlogged: steps that the log has yet to take the means of; saved with the rest.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Trainer:
         self.step = 0
         self.timed = device.type == "cpu"
         self.best: float | None = None
+        self.unlogged: list[Unlogged] = []
         self._saved: int | None = None
         self._clock: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         working = stage.model.to(device).train()
@@ -177,6 +179,7 @@ class Trainer:
             self.stage.files(),
             self.optimizer.counts(self.step),
             self.best,
+            self.unlogged,
         )
         if self.world.sharded:
             save_sharded(self.out / "state", tensors, state.described(), self.world)
@@ -202,7 +205,7 @@ class Trainer:
         if self._masters:
             self._masters.spread()
         self.step = self._saved = state.step
-        self.best = state.best
+        self.best, self.unlogged = state.best, list(state.unlogged)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {

@@ -22,9 +22,11 @@ from foundry_bench.errors import FoundryError
 from foundry_bench.policies.action_tokens import (
     FIT_CHUNKS,
     fit_action_tokenizer,
+    read_action_tokenizer,
 )
 from foundry_bench.policies.architectures import ModelConfig
 from foundry_bench.policies.build import (
+    ACTION_TOKENIZER,
     give_action_tokenizer,
     make_model,
     make_tokenizer,
@@ -39,6 +41,7 @@ from foundry_bench.policies.checkpoint import (
 )
 from foundry_bench.policies.checkpoint_files import TOKENIZER
 from foundry_bench.policies.normalization import Normalizer, clip_state
+from foundry_bench.policies.storage import read_text
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla_policy import VLAPolicy
 from foundry_bench.training.augment import shift_images
@@ -92,14 +95,22 @@ class VLAStage:
             torch.manual_seed(config.seed)
             self._policy_model = make_model(model_config, files)
         if files is None and needs_action_tokenizer(model_config):
-            self._fit_action_tokenizer(train)
+            self._begin_action_tokenizer(train)
         assert isinstance(self._policy_model, nn.Module)
         self.model = self._policy_model
         self._features: FeatureCache | None = None
 
-    def _fit_action_tokenizer(self, frames: np.ndarray) -> None:
-        """Fit the model's action tokenizer on chunks that are evenly spread over the frames."""
+    def _begin_action_tokenizer(self, frames: np.ndarray) -> None:
+        """That of the checkpoint which the run starts from, or one fitted on chunks spread over the frames.
+
+        To what a checkpoint has learned of its tokens, those of another tokenizer would be other words.
+        """
         config = cast("VLAConfig", self.model_config)
+        path = Path(self.config.init_from) / ACTION_TOKENIZER
+        if self.config.init_from and path.exists():
+            given = read_action_tokenizer(read_text(path), config, str(path))
+            give_action_tokenizer(self._policy_model, given)
+            return
         spread = np.linspace(0, len(frames) - 1, min(FIT_CHUNKS, len(frames))).astype(np.int64)
         actions, mask = self.dataset.chunks(frames[spread], config.horizon)
         tokenizer = fit_action_tokenizer(config, self.normalizer.action.apply(actions), mask)
@@ -191,7 +202,10 @@ class VLAStage:
         return part
 
     def weight(self, batch: Batch) -> float:
-        """See Stage: actions that are real."""
+        """See Stage: actions that are real, or what the model's head says that it counts."""
+        own: Any = getattr(self._policy_model.head, "weight", None)
+        if own is not None:
+            return float(own(batch["actions"], batch["action_mask"]))
         return float(batch["action_mask"].sum())
 
     def describe(self, step: int) -> str:

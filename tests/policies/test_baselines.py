@@ -95,6 +95,7 @@ def test_every_architecture_has_a_config_and_a_model_of_its_size() -> None:
         ("act", {"head": "flow"}, "model.head='flow'"),
         ("act", {"width": 100}, "model.width=100"),
         ("act", {"stem_channels": [8, 12, 16]}, "three multiples of 8"),
+        ("act", {"stem_channels": [8, 0, 16]}, "three multiples of 8"),
         ("bc_transformer", {"head": "gm"}, "did you mean 'gmm'"),
         ("bc_transformer", {"modes": 0}, "model.modes=0"),
         ("bc_transformer", {"image_size": 8}, "too small"),
@@ -152,6 +153,19 @@ def test_the_kl_term_has_its_weight_and_prediction_takes_the_mean_style() -> Non
         losses.append(model.loss(batch_of(config, tokenizer), torch.Generator().manual_seed(0)).item())
     assert losses[1] - losses[0] > 0.01
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["act", "bc_transformer"])
+def test_logarithms_and_exponentials_are_not_taken_in_bfloat16(name: str) -> None:
+    config = POLICIES[name]
+    model, _, _ = parts(config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        if isinstance(config, ACTConfig):
+            actions, mask = torch.zeros(2, config.horizon, 7), torch.ones(2, config.horizon, dtype=torch.bool)
+            found = model.style(torch.zeros(2, 8), actions, mask)
+        else:
+            found = model.mixture(torch.zeros(2, config.horizon, config.width))
+    assert {each.dtype for each in found} == {torch.float32}
 
 
 def mixture_of_three() -> BCTransformer:

@@ -145,6 +145,31 @@ def test_without_a_folder_features_are_kept_in_memory(config: Any, dataset: Any)
     assert not homeless.root.exists()
 
 
+def test_a_disk_without_room_is_noticed_before_anything_is_computed(
+    config: Any, dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memory map that finds the disk full ends the process without a word."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feature_cache.os, "posix_fallocate", full, raising=False)
+    assert not isinstance(cache_of(config, dataset).features, np.memmap)
+    assert files(dataset) == []
+
+
+def test_what_was_not_finished_is_not_left_behind(
+    config: Any, dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_cache, "encoded", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cache_of(config, dataset)
+    assert files(dataset) == []
+
+
 def test_what_would_be_too_large_is_refused_before_anything_is_computed(config: Any, dataset: Any) -> None:
     with pytest.raises(
         FoundryError, match=r"train.feature_views=3 takes 0.0 GiB, train.feature_gib allows 1e-05"

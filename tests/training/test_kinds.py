@@ -15,7 +15,9 @@ from foundry_bench.errors import FoundryError
 from foundry_bench.policies.architectures import ModelConfig
 from foundry_bench.policies.base import load_policy
 from foundry_bench.policies.baselines.config import ACTConfig, BCTransformerConfig, DiffusionPolicyConfig
-from foundry_bench.training.loop import train
+from foundry_bench.policies.build import ACTION_TOKENIZER
+from foundry_bench.training.loop import Trainer, train
+from foundry_bench.training.vla_stage import VLAStage
 from tests.training.toy import INSTRUCTIONS, TINY, TINY_TRAIN, ToyDataset
 
 _BASELINE: dict[str, Any] = {
@@ -102,6 +104,62 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(
     if kind == "dct":
         assert ours["state/action_tokenizer.json"] == ours["checkpoint/action_tokenizer.json"]
         assert json.loads(ours["state/action_tokenizer.json"])["kind"] == "dct"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(tmp_path: Path, kind: str) -> None:
+    """Rows count by their real actions, and where sequences differ in length by their tokens."""
+    found = []
+    for accumulate in (1, 3):
+        config = replace(TINY_TRAIN, accumulate=accumulate)
+        stage = VLAStage(config, KINDS[kind], ToyDataset())  # type: ignore[arg-type]
+        trainer = Trainer(stage, config, tmp_path, torch.device("cpu"))
+        batch = stage.batch(4)
+        weights = {part.weight for part in trainer.parts(batch)}
+        assert len(weights) == accumulate  # none weighs as much as another
+        trainer.clear()
+        total = 0.0
+        for part in trainer.parts(batch):
+            loss = trainer.forward(part.batch, part.rows) * part.weight
+            trainer.backward(loss)
+            total += loss.item()
+        found.append((total, {name: each.grad for name, each in trainer.model.named_parameters()}))
+    (whole, gradients), (divided, parts) = found
+    assert divided == pytest.approx(whole, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=5e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["bins", "dct", "diffusion"])
+def test_compiled_it_learns_the_same(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a real compiler, whose minute a test does not have."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *x, **y: compiled(*x, **y, backend="eager"))
+    torch._dynamo.reset()
+    losses = []
+    for wanted in (False, True):
+        config = replace(TINY_TRAIN, compile=wanted)
+        stage = VLAStage(config, KINDS[kind], ToyDataset())  # type: ignore[arg-type]
+        trainer = Trainer(stage, config, tmp_path, torch.device("cpu"))
+        losses.append([trainer.update(stage.batch(step)).loss for step in range(12)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] < 20
+    assert not [said for said in torch._dynamo.utils.counters["graph_break"] if "numpy" in said]
+
+
+def test_a_run_that_starts_from_action_tokens_keeps_what_they_mean(tmp_path: Path) -> None:
+    config, model = replace(TINY_TRAIN, samples=16), KINDS["dct"]
+    first = train(config, model, ToyDataset(), tmp_path / "first", "cpu", progress=False)
+    other = ToyDataset(seed=5)
+    own = VLAStage(config, model, other)  # type: ignore[arg-type]
+    text = (first / ACTION_TOKENIZER).read_text()
+    assert own.files()[ACTION_TOKENIZER] != text
+    goes_on = replace(config, init_from=str(first))
+    then = train(goes_on, model, other, tmp_path / "then", "cpu", progress=False)
+    assert (then / ACTION_TOKENIZER).read_text() == text
+    words = r"first/checkpoint/action_tokenizer.json has action_tokenizer=dct"
+    with pytest.raises(FoundryError, match=words):
+        VLAStage(goes_on, replace(model, action_tokenizer="bins"), other)  # type: ignore[arg-type, type-var]
 
 
 @pytest.mark.parametrize(("first", "then"), [("act", "bc_transformer"), ("pooled", "dct"), ("dct", "pooled")])

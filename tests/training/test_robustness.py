@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from torch import nn
 
 from foundry_bench.errors import FoundryError
 from foundry_bench.policies.storage import folder_replaced, read_tensors, write_folder
+from foundry_bench.training import interrupt
 from foundry_bench.training.interrupt import StopRequest, TerminatedError
-from foundry_bench.training.loop import train
+from foundry_bench.training.loop import Trainer, train
+from foundry_bench.training.meter import Update
 from foundry_bench.training.vla_stage import VLAStage
 from tests.training.toy import TINY, TINY_TRAIN, ToyDataset
 
@@ -91,9 +93,60 @@ def test_a_stop_request_puts_the_handler_back() -> None:
         while not stop.asked and time.monotonic() < deadline:
             time.sleep(0.01)
         assert stop.asked
-        assert signal.getsignal(signal.SIGTERM) == before  # a second one ends the process
     assert signal.getsignal(signal.SIGTERM) == before
     assert TerminatedError.exit_code == 143
+
+
+def test_one_request_may_come_twice_and_a_later_one_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from Slurm, which signals torchrun and what torchrun started, to which torchrun hands it on."""
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert _soon(lambda: stop.asked)
+            time.sleep(0.05)
+            assert not ended
+            monkeypatch.setattr(interrupt, "ONE_REQUEST", 0.0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert _soon(lambda: bool(ended))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _soon(happened: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return happened()
+
+
+def test_a_run_stopped_between_two_lines_of_its_log_writes_the_lines_of_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    config = replace(SHORT, log_every=64, save_every=10_000)  # a line is the mean of four steps
+    update = Trainer.update
+
+    def stopped(self: Trainer, batch: dict[str, torch.Tensor]) -> Update:
+        if self.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, batch)
+
+    def lines(out: Path) -> list[tuple[float, ...]]:
+        read = [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+        return [(line["step"], line["loss"], line["gradient_norm"]) for line in read]
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TerminatedError):
+        patch.setattr(Trainer, "update", stopped)
+        train(config, TINY, ToyDataset(), tmp_path / "twice", device="cpu", progress=False)
+    assert len(json.loads((tmp_path / "twice" / "state" / "trainer.json").read_text())["unlogged"]) == 2
+    for out in ("twice", "whole"):
+        train(config, TINY, ToyDataset(), tmp_path / out, device="cpu", progress=False)
+    assert lines(tmp_path / "twice") == lines(tmp_path / "whole")
+    assert len(lines(tmp_path / "whole")) == 4
 
 
 @pytest.mark.parametrize(
@@ -194,11 +247,12 @@ def test_a_measure_that_is_not_taken_is_named(tmp_path: Path) -> None:
         )
 
 
-def test_more_is_better_of_accuracies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gripper_accuracy", "captions/qa_colour"])
+def test_more_is_better_of_accuracies(tmp_path: Path, name: str) -> None:
     values = iter([0.5, 0.9, 0.7, 0.8])
-    config = replace(SHORT, validate_every=64, keep_best="gripper_accuracy", validation_episodes=2)
+    config = replace(SHORT, validate_every=64, keep_best=name, validation_episodes=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VLAStage, "validate", lambda self, averaged: {"gripper_accuracy": next(values)})
+        patch.setattr(VLAStage, "validate", lambda self, averaged: {name: next(values)})
         train(config, TINY, ToyDataset(), tmp_path, device="cpu", progress=False)
     assert json.loads((tmp_path / "state" / "trainer.json").read_text())["best"] == 0.9
 

@@ -113,19 +113,25 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_does_not_start_again(tmp_path: Path, text_checkpoint: Path) -> None:
+    """Killed before anything was saved, it does; its log then begins anew."""
     config = replace(TINY_TRAIN, samples=256, save_every=128, init_from=str(text_checkpoint))
     train(config, TINY, ToyDataset(), tmp_path / "whole", device="cpu", progress=False)
     plain = VLAStage.batch
+    for last in (5, 11):
 
-    def dies(self: VLAStage, step: int) -> dict[str, torch.Tensor]:
-        if step == 11:
-            raise RuntimeError("the machine is gone")
-        return plain(self, step)
+        def dies(self: VLAStage, step: int, last: int = last) -> dict[str, torch.Tensor]:
+            if step == last:
+                raise RuntimeError("the machine is gone")
+            return plain(self, step)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VLAStage, "batch", dies)
-        with pytest.raises(RuntimeError, match="gone"):
-            train(config, TINY, ToyDataset(), tmp_path / "twice", device="cpu", progress=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(VLAStage, "batch", dies)
+            with pytest.raises(RuntimeError, match="gone"):
+                train(config, TINY, ToyDataset(), tmp_path / "twice", device="cpu", progress=False)
     train(config, TINY, ToyDataset(), tmp_path / "twice", device="cpu", progress=False)
     ours, theirs = (tmp_path / name / "checkpoint" / "model.safetensors" for name in ("whole", "twice"))
     assert ours.read_bytes() == theirs.read_bytes()
+    told = [json.loads(line) for line in (tmp_path / "twice" / "train.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["step"]) for line in told] == [
+        ("init", 0), ("train", 4), ("train", 8), ("train", 12), ("train", 16),
+    ]  # fmt: skip

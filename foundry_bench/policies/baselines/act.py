@@ -45,7 +45,9 @@ class StyleEncoder(nn.Module):
         actions_BKD = self.input(actions_BKA) + self.position
         tokens = torch.cat([query_B1D, self.state(state)[:, None], actions_BKD], dim=1)
         known = torch.cat([mask_BK.new_ones(batch, 2), mask_BK], dim=1)
-        mean_BZ, log_variance_BZ = self.output(self.encoder(tokens, known)[:, 0]).chunk(2, dim=1)
+        # Full precision under autocast: exp(v) - 1 - v of a small v is lost in bfloat16.
+        style_B2Z = self.output(self.encoder(tokens, known)[:, 0]).float()
+        mean_BZ, log_variance_BZ = style_B2Z.chunk(2, dim=1)
         return mean_BZ, log_variance_BZ
 
 
@@ -86,7 +88,10 @@ class ACT(nn.Module):
         return torch.cat([known, self.stem(images, text.film)], dim=1)
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """L1 of the chunk, and a weight times the style's divergence from its prior (summed)."""
+        """L1 of the chunk, and a weight times the style's divergence from its prior (summed).
+
+        Both are means over the real actions, so that means of parts of a batch can be put together.
+        """
         text = self.read_instructions(batch["tokens"], batch["token_mask"]).rows(batch["inverse"])
         tokens = self.encode(batch["images"], batch["state"], text)
         actions_BKA, mask_BK = batch["actions"], batch["action_mask"]
@@ -95,7 +100,8 @@ class ACT(nn.Module):
         predicted = self._decode(tokens, mean_BZ + noise_BZ * (0.5 * log_variance_BZ).exp())
         error = masked_mean((predicted - actions_BKA).abs().mean(dim=2), mask_BK)
         divergence_B = 0.5 * (mean_BZ.square() + log_variance_BZ.exp() - 1 - log_variance_BZ).sum(dim=1)
-        return error + self.config.kl_weight * divergence_B.mean()
+        divergence = masked_mean(divergence_B[:, None].expand_as(mask_BK), mask_BK)
+        return error + self.config.kl_weight * divergence
 
     def sample(self, encoded: Tensor, noise_BKA: Tensor) -> Tensor:
         """The chunk of the mean style."""

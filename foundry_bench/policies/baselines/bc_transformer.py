@@ -77,7 +77,8 @@ class BCTransformer(nn.Module):
     def mixture(self, hidden_BKD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights (B, M), means (B, K, M, A) and standard deviations (B, K, M, A)."""
         modes = self.config.modes
-        numbers, votes_BKM = self.output(hidden_BKD).tensor_split([-modes], dim=2)  # every action has a vote
+        # Full precision under autocast: a scale's logarithm is lost in bfloat16. Every action has a vote.
+        numbers, votes_BKM = self.output(hidden_BKD).float().tensor_split([-modes], dim=2)
         mean, spread = numbers.unflatten(-1, (2, modes, -1)).unbind(2)
         return votes_BKM.mean(dim=1).log_softmax(dim=1), mean, F.softplus(spread) + SMALLEST
 

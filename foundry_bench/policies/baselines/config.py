@@ -70,7 +70,7 @@ class BaselineConfig:
             )
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise FoundryError(f"model.cameras={list(self.cameras)} must name at least one camera, each once")
-        if len(self.stem_channels) != 3 or any(channels % 8 for channels in self.stem_channels):
+        if len(self.stem_channels) != 3 or any(count < 8 or count % 8 for count in self.stem_channels):
             raise FoundryError(f"model.stem_channels={list(self.stem_channels)} must be three multiples of 8")
 
     @classmethod
