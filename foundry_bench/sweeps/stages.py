@@ -106,6 +106,13 @@ def check_stages(config: DictConfig) -> None:
         vla_config(config, "cotrain: what is learned beside actions")
     for name in names:
         train_config(config, name)
+    if needs_captions(config):
+        size, wanted = captions_config(config).image_size, config.model.image_size
+        if size != wanted:
+            raise FoundryError(
+                f"captions.image_size={size}, but model.image_size={wanted}: these must agree; set "
+                "protocol.image_size, which sets both"
+            )
     if _reads_text(config):
         for spec in text_config(config, None).corpora:
             _check_there(spec)

@@ -58,18 +58,27 @@ class Quiz:
         self._guesses = _blind(train if train is not None else CaptionDataset(root), self.samples)
 
     def score(self, model: nn.Module, tokenizer: TextTokenizer, longest: int) -> dict[str, float]:
-        """Shares of right answers: ``qa_accuracy``, ``qa_blind``, ``qa_other_picture``, and ``qa_KIND``."""
+        """Shares of right answers: ``qa_accuracy``, ``qa_blind``, ``qa_other_picture``, and ``qa_KIND``.
+
+        ``qa_other_picture`` is of the questions for which there is a picture of another scene.
+        """
         if not self.samples:
             return {}
-        told = self._answers(model, tokenizer, longest, self._pictures())
+        told = self._answers(model, tokenizer, longest, [sample.image for sample in self.samples])
         right = [
             right_answer(sample, text, self.image_size)
             for sample, text in zip(self.samples, told, strict=True)
         ]
-        elsewhere = self._answers(model, tokenizer, longest, self._pictures(other=True))
+        others = self._other_pictures()
+        shown = [
+            sample.image if other is None else other
+            for sample, other in zip(self.samples, others, strict=True)
+        ]
+        elsewhere = self._answers(model, tokenizer, longest, shown)
         fooled = [
             right_answer(sample, text, self.image_size)
-            for sample, text in zip(self.samples, elsewhere, strict=True)
+            for sample, text, other in zip(self.samples, elsewhere, others, strict=True)
+            if other is not None
         ]
         by_kind: dict[str, list[bool]] = defaultdict(list)
         for sample, good in zip(self.samples, right, strict=True):
@@ -77,23 +86,21 @@ class Quiz:
         return {
             "qa_accuracy": _share(right),
             "qa_blind": _share(self._guesses),
-            "qa_other_picture": _share(fooled),
+            **({"qa_other_picture": _share(fooled)} if fooled else {}),
             "qa_questions": float(len(self.samples)),
             **{f"qa_{kind}": _share(some) for kind, some in sorted(by_kind.items())},
         }
 
-    def _pictures(self, other: bool = False) -> list[np.ndarray]:
-        """Each question's picture, or one of the same camera and another scene."""
-        if not other:
-            return [sample.image for sample in self.samples]
-        swapped: list[np.ndarray] = []
+    def _other_pictures(self) -> list[np.ndarray | None]:
+        """For each question a picture by the same camera of another scene; None where there is none."""
+        swapped: list[np.ndarray | None] = []
         for place, sample in enumerate(self.samples):
             others = (
                 self.samples[(place + step) % len(self.samples)] for step in range(1, len(self.samples) + 1)
             )
             scene = sample.key.rsplit("-", 1)[0]
             fits = (o.image for o in others if o.camera == sample.camera and o.key.rsplit("-", 1)[0] != scene)
-            swapped.append(next(fits, sample.image))
+            swapped.append(next(fits, None))
         return swapped
 
     def _answers(

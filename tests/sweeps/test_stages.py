@@ -18,6 +18,7 @@ from foundry_bench.configs.compose import compose
 from foundry_bench.data.corpora import embedded
 from foundry_bench.errors import FoundryError
 from foundry_bench.sweeps import pipeline, processes, stages
+from foundry_bench.sweeps.captions import captions_folder
 from foundry_bench.sweeps.experiment import experiment_folder
 from foundry_bench.sweeps.state import ExperimentState, only_one
 from foundry_bench.training.config import TrainConfig
@@ -47,7 +48,7 @@ class Chain:
 
     def captions(self, config: Any, tasks: Any, console: Any) -> Path:
         self.calls.append("captions")
-        return stages.captions_folder(config, tasks)
+        return captions_folder(config, tasks)
 
     def llm(self, settings: Any, model: Any, text: Any, out: Path, device: str) -> Path:
         self.text = text.corpora
@@ -247,6 +248,8 @@ def test_another_process_in_the_stage_is_named(chain: Chain, here: Path, capsys:
             ["pretrain=[llm]", "llm.corpora={embedded: 1, shakespeare: 1}"],
             "llm.corpora: two corpora are called 'shakespeare'",
         ),
+        (["pretrain=[vlm]", "captions.image_size=48"], "captions.image_size=48, but model.image_size=96"),
+        (["pretrain=[vlm]", "captions.scenes=3", "captions.cameras=[wrst]"], "wrst"),
         (["pretrain=[vlm]", "model=act"], "needs a language model, which model.architecture=act has not"),
         (["cotrain.text=1", "model=act"], "cotrain: what is learned beside actions needs a language model"),
         (["pretrain=[llm]", "train.init_from=some/where"], "train.init_from=some/where: with pretrain=[llm]"),

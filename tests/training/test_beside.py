@@ -78,8 +78,10 @@ def test_steps_are_shared_by_weight_and_are_whole_batches(pairs: Path, lines: Pa
 
 
 def test_only_what_is_asked_for_is_beside(pairs: Path, lines: Path) -> None:
-    for changes, names in (({"text": 0.0}, ["robot", "captions"]), ({"captions": 0.0}, ["robot", "text"])):
-        mixed = beside(pairs, lines, **changes).added_to("robot", vla(), CONFIG)
+    for left_out, names in (("text", ["robot", "captions"]), ("captions", ["robot", "text"])):
+        without: dict[str, Any] = {left_out: 0.0}
+        asked = replace(beside(pairs, lines), **without)
+        mixed = asked.added_to("robot", vla(), CONFIG)
         assert isinstance(mixed, MixedStage)
         assert [source.name for source in mixed.sources] == names
 
