@@ -162,7 +162,7 @@ class Expert:
             return
         if opening is not None:
             how = insertion(self._arm, step.thing, held_grasp(self._arm), opening)
-            yield from insert(self._arm, step.thing, how, opening, shuts=bool(step.needs))
+            yield from insert(self._arm, step.thing, how, opening)
         else:
             yield from self._put_down(step)
 

@@ -32,7 +32,7 @@ _TOO_NEAR, _LEAN = 0.29, np.radians(25.0)  # metres from the base
 _VIA = 0.05  # metres: a point on a detour is passed, not reached
 _PATIENCE = 25  # steps without coming nearer
 _IN_LINE = 0.007  # metres
-_LET_GO = 0.025  # this much wider than they held it
+LET_GO = 0.025  # this much wider than they held it
 _READY = 0.05  # an opening with which the fingers may go down around something
 _NOTHING = 0.002  # an opening with nothing between the fingers; the thinnest rim leaves more
 _ASTRAY, _LOW = 0.02, 0.03  # this far off line and this close above a grasp, the way back is over the top
@@ -241,7 +241,7 @@ def place(
         low = min(low, position[2])
         if stalled >= 3:
             break
-    yield from release(arm, arm.world.opening + _LET_GO if quick else _WIDE)
+    yield from release(arm, arm.world.opening + LET_GO if quick else _WIDE)
     yield from retreat(arm, 0.06 if quick else 0.1)
     arm.near_contact = False
     return True
