@@ -15,7 +15,7 @@ from foundry_bench.envs.experts.planner import PLACING, Plan, Step, holds, is_op
 from foundry_bench.envs.experts.push import push
 from foundry_bench.envs.experts.robosuite_skills import destination, perform
 from foundry_bench.envs.experts.skills import grasp, lay, place, retreat
-from foundry_bench.envs.experts.targets import long_side, region_size, region_top, target_position
+from foundry_bench.envs.experts.targets import long_side, low_first, region_size, region_top, target_position
 from foundry_bench.envs.experts.variety import Variety
 from foundry_bench.envs.experts.world import World
 from foundry_bench.envs.simulation import Simulation
@@ -43,6 +43,8 @@ class Expert:
         if self.plan.reason:
             raise FoundryError(f"no scripted expert for {simulation.task.key}: {self.plan.reason}")
         self._world = World(simulation)
+        if self._problem.task.bddl is not None:
+            self.plan = low_first(self._world, self.plan)
         self._arm = Arm(self._world, variety)
         self._actions = self._run()
         self.gave_up = ""
