@@ -23,6 +23,7 @@ from foundry_bench.errors import FoundryError
 
 _ABOVE = np.array([0.0, 0.0, 0.12])  # a destination, on the way there with nothing in the hand
 _SHIFT = 0.7  # of a region's half width that an object may be from its middle
+_CROWDING = 0.05  # of a point that the hand hits where it lets go, against what else a grasp costs
 _ROUNDS, _TRIES = 4, 4  # over the plan, and of a grasp in each
 
 
@@ -152,7 +153,9 @@ class Expert:
         opening = find_opening(self._world, step.place) if step.predicate == "in" else None
 
         def suits(option: Grasp) -> float:
-            return insertion(self._arm, step.thing, option, opening).cost if opening else 0.0
+            if opening:
+                return insertion(self._arm, step.thing, option, opening).cost
+            return self._crowding(step, option) if step.needs else 0.0
 
         for _ in range(_TRIES):
             yield from push_free(self._arm, step.thing, self._target(step), tried)
@@ -167,6 +170,13 @@ class Expert:
             yield from insert(self._arm, step.thing, how, opening)
         else:
             yield from self._put_down(step)
+
+    def _crowding(self, step: Step, option: Grasp) -> float:
+        """What a grasp costs for what the hand would hit where it lets go."""
+        world = self._world
+        hand = self._target(step) + option.position - world.position(step.thing)
+        closing = np.array([np.cos(option.yaw), np.sin(option.yaw), 0.0])
+        return _CROWDING * world.hand_hits(hand, np.array([0.0, 0.0, -1.0]), closing, [step.thing])
 
     def _put_down(self, step: Step) -> Moves:
         """Put the held object on or into what is open from above."""
@@ -184,6 +194,6 @@ class Expert:
 
         def fit() -> Fit:
             room = _SHIFT * region_size(world, step.place)
-            return fit_into(arm, step.thing, container, self._target(step), room)
+            return fit_into(arm, step.thing, container, self._target(step), room, bool(step.needs))
 
         yield from place(arm, step.thing, self.destination, drop, fit=fit)

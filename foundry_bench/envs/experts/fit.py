@@ -45,7 +45,7 @@ class Fit:
     tight: bool
 
 
-def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: float) -> Fit:
+def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: float, below: bool) -> Fit:
     """How a held object should go into a container.
 
     Args:
@@ -54,6 +54,7 @@ def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: floa
         container: what it goes into.
         target: where the object's position would best be, (3,).
         room: how far from there it may be, metres.
+        below: whether parts of the container, such as other drawers, may reach over the way in.
     """
     world = arm.world
     walls = world.points(container) - target
@@ -67,10 +68,12 @@ def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: floa
     turns = [turn for turn in turns if abs(turn) < _LARGEST_TURN]
     rim = float(walls[:, 2].max() + target[2])
     above = max(0.0, rim + _HAND_ABOVE - float(target[2] + grip[2] + _HAND_BACK))
-    outline = _Outline(own)
+    outline = _Outline(own, below)
     sides = np.sort(np.ptp(own @ _about_vertical(yaw), axis=0)[:2])
-    if sides[1] < _ROUND * sides[0] or not outline.contains(walls, _MARGINS[0][0]):
+    if not outline.contains(walls, _MARGINS[0][0]):
         return Fit(0.0, target, 0.0, rim, tight=False)
+    if sides[1] < _ROUND * sides[0]:
+        turns = [0.0]
     options: list[tuple[float, int, Fit]] = []
     for turn in turns:
         rotation = _about_vertical(turn)
@@ -107,11 +110,13 @@ class _Outline:
 
     Args:
         points: of the object, (n, 3), relative to its position.
+        endless: whether the prism goes on above the object.
     """
 
-    def __init__(self, points: np.ndarray) -> None:
+    def __init__(self, points: np.ndarray, endless: bool) -> None:
         self._sides = ConvexHull(points[:, :2]).equations  # (m, 3): outward normals and offsets
-        self._low, self._high = float(points[:, 2].min()) + _FLOOR, float(points[:, 2].max())
+        self._low = float(points[:, 2].min()) + _FLOOR
+        self._high = np.inf if endless else float(points[:, 2].max())
 
     def contains(self, points: np.ndarray, margin: float) -> int:
         """How many points, (n, 3), lie in the prism or less than ``margin`` metres beside it."""
