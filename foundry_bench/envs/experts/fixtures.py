@@ -30,6 +30,7 @@ _HAND_HALF, _HAND_BACK = (
     0.035,
 )  # half length of the hand along its closing axis, and how far behind the grip
 _STANDOFF = 0.09
+_TURNED_FAR = 0.6  # radians
 _FREE = 0.035  # an opening that lets go of a bar
 _PAST = 2  # steps that go on after the predicate has become true: an end stop must not be missed by a hair
 _HANDLE_DEPTH = 0.018  # of the grip below the top of a door's handle
@@ -104,6 +105,7 @@ def _draw(arm: Arm, part: Articulation, way: np.ndarray, done: Done) -> Actions:
 def push_shut(arm: Arm, part: Articulation, outward: np.ndarray, done: Done, attempt: int = 0) -> Actions:
     """Push a drawer shut with closed fingers against its bar; see `pull_open`."""
     world = arm.world
+    yield from _straighten(arm)
     across = np.cross(_UP, outward)
     options: list[tuple[int, int, np.ndarray, float]] = []
     for aside in _PUSH_ASIDE:
@@ -270,6 +272,15 @@ def _rise(arm: Arm) -> Actions:
             break
         yield arm.towards(goal, OPEN)
     return True
+
+
+def _straighten(arm: Arm) -> Actions:
+    """Turn back if the hand was turned far before: from there, tilting it would fold the wrist."""
+    axis = arm.world.closing_axis
+    if abs(arm.away(float(np.arctan2(axis[1], axis[0])))) < _TURNED_FAR:
+        return True
+    arm.face(arm.home_yaw)
+    return (yield from go(arm, arm.world.hand + _UP * 0.05, CLOSED, 0.03, limit=20))
 
 
 def _middle(world: World, geoms: tuple[int, ...]) -> np.ndarray:
