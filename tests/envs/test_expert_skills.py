@@ -12,8 +12,8 @@ from foundry_bench.envs.experts.expert import Expert
 from foundry_bench.envs.experts.fit import box_angle
 from foundry_bench.envs.experts.grasps import find_grasps
 from foundry_bench.envs.experts.insert import find_opening
+from foundry_bench.envs.experts.motions import support_height
 from foundry_bench.envs.experts.planner import Step, make_plan
-from foundry_bench.envs.experts.skills import support_height
 from foundry_bench.envs.experts.targets import low_first
 from foundry_bench.envs.experts.world import World
 from foundry_bench.envs.libero import step_budget

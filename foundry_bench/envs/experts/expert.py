@@ -11,10 +11,11 @@ from foundry_bench.envs.experts.fit import Fit, fit_into
 from foundry_bench.envs.experts.fixtures import pull_open, push_shut, swing, turn
 from foundry_bench.envs.experts.grasps import Grasp
 from foundry_bench.envs.experts.insert import find_opening, held_grasp, insert, insertion
+from foundry_bench.envs.experts.motions import retreat
 from foundry_bench.envs.experts.planner import PLACING, Plan, Step, holds, is_open, make_plan, parent_of
 from foundry_bench.envs.experts.push import push
 from foundry_bench.envs.experts.robosuite_skills import destination, perform
-from foundry_bench.envs.experts.skills import grasp, lay, place, retreat
+from foundry_bench.envs.experts.skills import grasp, lay, place
 from foundry_bench.envs.experts.targets import long_side, low_first, region_size, region_top, target_position
 from foundry_bench.envs.experts.variety import Variety
 from foundry_bench.envs.experts.world import World

@@ -13,7 +13,7 @@ import numpy as np
 from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm
 from foundry_bench.envs.experts.articulation import Articulation
 from foundry_bench.envs.experts.grasps import across_grasps
-from foundry_bench.envs.experts.skills import Actions, close_on, go, go_over, release
+from foundry_bench.envs.experts.motions import Actions, close_on, go, go_over, release
 from foundry_bench.envs.experts.world import World
 
 Done = Callable[[], bool]
@@ -156,15 +156,7 @@ def swing(arm: Arm, part: Articulation, sign: float, done: Done) -> Actions:
     spot = np.array([*best_grasp.position[:2], points[:, 2].max() - _HANDLE_DEPTH])
     yield from approach_over(arm, spot + _UP * 0.06, OPEN)
     yield from go(arm, spot + _UP * 0.06, OPEN, 0.012, limit=25)
-    arm.near_contact = arm.grasping = True
-    yield from _straight_in(arm, spot, OPEN)
-    closed = yield from close_on(arm, spot)
-    arm.grasping = False
-    if closed:
-        yield from _lead(arm, part, yaw, sign, _SWING, done)
-    yield from release(arm)
-    yield from _rise(arm)
-    return done()
+    return (yield from _take_along(arm, part, spot, yaw, sign, _SWING, done))
 
 
 def turn(arm: Arm, part: Articulation, sign: float, done: Done) -> Actions:
@@ -180,12 +172,19 @@ def turn(arm: Arm, part: Articulation, sign: float, done: Done) -> Actions:
     arm.twist(yaw)
     spot = grasp.position
     yield from approach_over(arm, spot + _UP * 0.08, OPEN)
+    return (yield from _take_along(arm, part, spot, yaw, sign, _TWIST, done))
+
+
+def _take_along(
+    arm: Arm, part: Articulation, spot: np.ndarray, yaw: float, sign: float, ahead: float, done: Done
+) -> Actions:
+    """Go into a grasp, close, lead what is grasped around its joint, let go."""
     arm.near_contact = arm.grasping = True
     yield from _straight_in(arm, spot, OPEN)
     closed = yield from close_on(arm, spot)
     arm.grasping = False
     if closed:
-        yield from _lead(arm, part, yaw, sign, _TWIST, done)
+        yield from _lead(arm, part, yaw, sign, ahead, done)
     yield from release(arm)
     yield from _rise(arm)
     return done()

@@ -9,8 +9,8 @@ import numpy as np
 from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm
 from foundry_bench.envs.experts.articulation import joints_of
 from foundry_bench.envs.experts.grasps import Grasp
+from foundry_bench.envs.experts.motions import LET_GO, Actions, go, go_over, is_held, release
 from foundry_bench.envs.experts.planner import parent_of
-from foundry_bench.envs.experts.skills import LET_GO, Actions, go, go_over, is_held, release
 from foundry_bench.envs.experts.world import World
 
 _UP = np.array([0.0, 0.0, 1.0])
