@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from foundry_bench.envs.experts.articulation import articulation, opening_sign, wanted_value
 from foundry_bench.envs.experts.expert import Expert
 from foundry_bench.envs.experts.fit import box_angle
+from foundry_bench.envs.experts.grasps import find_grasps
 from foundry_bench.envs.experts.insert import find_opening
+from foundry_bench.envs.experts.motions import support_height
 from foundry_bench.envs.experts.planner import Step, make_plan
+from foundry_bench.envs.experts.targets import low_first
 from foundry_bench.envs.experts.world import World
 from foundry_bench.envs.libero import step_budget
 from foundry_bench.envs.simulation import Simulation
@@ -68,6 +71,32 @@ def test_what_is_open_from_above_is_not_entered_from_the_side(simulation: MakeSi
     world = _settled(simulation("libero_10", 3))
     assert find_opening(world, _DRAWER) is None  # open at the start
     assert find_opening(world, "white_cabinet_1_top_region") is not None  # shut, under the cabinet's top
+
+
+def test_a_microwave_shuts_behind_what_goes_in_and_a_shelf_does_not(simulation: MakeSimulation) -> None:
+    microwave = find_opening(_settled(simulation("libero_10", 9)), "microwave_1_heating_region")
+    here = _settled(simulation("libero_90", 89))
+    shelf = find_opening(here, make_plan(here.problem).steps[0].place)
+    assert microwave is not None
+    assert shelf is not None
+    assert (microwave.shuts, shelf.shuts) == (True, False)
+
+
+def test_a_can_wider_than_the_hand_is_grasped_beside_its_middle(simulation: MakeSimulation) -> None:
+    world = _settled(simulation("libero_object_object", 0))
+    name = "bigger_alphabet_soup_1"
+    points = world.points(name)
+    middle = (points.min(axis=0) + points.max(axis=0))[:2] / 2
+    assert np.ptp(points[:, :2], axis=0).min() > world.gripper.shape.widest
+    grasps = find_grasps(world, name, support_height(world, name), world.position(name))
+    assert {grasp.kind for grasp in grasps} == {"chord"}
+    for grasp in grasps:
+        along = np.array([np.cos(grasp.yaw), np.sin(grasp.yaw)])
+        level = np.abs(points[:, 2] - grasp.position[2]) < 0.009  # as high as the pads
+        off = (points[level] - grasp.position)[:, :2]
+        between = np.abs(off @ [-along[1], along[0]]) < 0.008
+        assert np.ptp(off[between] @ along) < world.gripper.shape.widest
+        assert np.linalg.norm(grasp.position[:2] - middle) > 0.02
 
 
 @given(st.floats(0.02, 0.2), st.floats(1.3, 6.0), st.floats(0.0, np.pi / 2 - 1e-6), st.integers(0, 2**32 - 1))
@@ -132,6 +161,19 @@ def test_only_what_goes_inside_needs_an_open_door(
     assert (inside.needs, above.needs) == ("microwave_1", "")
 
 
+def test_a_low_box_goes_under_a_can_that_fills_the_basket_and_beside_one_that_does_not(
+    simulation: MakeSimulation,
+) -> None:
+    for suite, order in (
+        ("libero_10_object", ["red_cream_cheese_1", "bigger_alphabet_soup_1"]),
+        ("libero_10", ["alphabet_soup_1", "cream_cheese_1"]),
+    ):
+        here = simulation(suite, 7)
+        world = _settled(here)
+        plan = make_plan(here.problem)
+        assert [step.thing for step in low_first(world, plan).steps] == order
+
+
 # --- skills -------------------------------------------------------------------------------------------
 
 
@@ -170,6 +212,10 @@ def test_a_drawer_is_pulled_open(simulation: MakeSimulation) -> None:
         ("libero_90", 39),  # a knob turned off
         ("libero_90", 62),  # beside the robot's base
         ("libero_90", 73),  # a book turned to fit between walls
+        ("libero_90", 83),  # a book that leaves a few millimetres to the walls
+        ("libero_10_object", 7),  # a box under a can that fills the basket
+        ("libero_object_object", 0),  # a can wider than the hand
+        ("libero_goal_swap", 6),  # picked up near the base
         ("libero_90", 89),  # under a shelf
     ],
 )

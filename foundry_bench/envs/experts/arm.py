@@ -120,8 +120,12 @@ class Arm:
         """The angle between where the hand points and where it should, radians."""
         return float(np.linalg.norm(self._missing_turn()))
 
+    def missing_rotation(self) -> np.ndarray:
+        """The turn from where the hand points to where it should, (3, 3)."""
+        return self._target @ self.world.hand_rotation.T
+
     def _missing_turn(self) -> np.ndarray:
-        return _rotation_vector(self._target @ self.world.hand_rotation.T)
+        return _rotation_vector(self.missing_rotation())
 
 
 def wrap_half_turn(angle: float) -> float:

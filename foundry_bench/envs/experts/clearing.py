@@ -9,9 +9,10 @@ import numpy as np
 from foundry_bench.envs.experts.arm import Arm
 from foundry_bench.envs.experts.articulation import articulation, wanted_value
 from foundry_bench.envs.experts.grasps import BLOCKED, Grasp, find_grasps
+from foundry_bench.envs.experts.motions import support_height
 from foundry_bench.envs.experts.planner import Step, is_open
 from foundry_bench.envs.experts.push import push, way_out
-from foundry_bench.envs.experts.skills import grasp, place, support_height, was_tried
+from foundry_bench.envs.experts.skills import grasp, place, was_tried
 from foundry_bench.envs.experts.targets import free_spot
 
 _IN_THE_WAY = 0.3  # rise of a grasp's cost that a drawer makes which comes out over the object

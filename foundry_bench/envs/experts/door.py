@@ -8,7 +8,7 @@ import numpy as np
 
 from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm
 from foundry_bench.envs.experts.articulation import Articulation
-from foundry_bench.envs.experts.skills import Actions, close_on, go, release
+from foundry_bench.envs.experts.motions import Actions, close_on, go, release
 from foundry_bench.envs.experts.world import World
 
 _UP = np.array([0.0, 0.0, 1.0])

@@ -11,11 +11,12 @@ from foundry_bench.envs.experts.fit import Fit, fit_into
 from foundry_bench.envs.experts.fixtures import pull_open, push_shut, swing, turn
 from foundry_bench.envs.experts.grasps import Grasp
 from foundry_bench.envs.experts.insert import find_opening, held_grasp, insert, insertion
+from foundry_bench.envs.experts.motions import retreat
 from foundry_bench.envs.experts.planner import PLACING, Plan, Step, holds, is_open, make_plan, parent_of
 from foundry_bench.envs.experts.push import push
 from foundry_bench.envs.experts.robosuite_skills import destination, perform
-from foundry_bench.envs.experts.skills import grasp, lay, place, retreat
-from foundry_bench.envs.experts.targets import long_side, region_size, region_top, target_position
+from foundry_bench.envs.experts.skills import grasp, lay, place
+from foundry_bench.envs.experts.targets import long_side, low_first, region_size, region_top, target_position
 from foundry_bench.envs.experts.variety import Variety
 from foundry_bench.envs.experts.world import World
 from foundry_bench.envs.simulation import Simulation
@@ -23,6 +24,7 @@ from foundry_bench.errors import FoundryError
 
 _ABOVE = np.array([0.0, 0.0, 0.12])  # a destination, on the way there with nothing in the hand
 _SHIFT = 0.7  # of a region's half width that an object may be from its middle
+_CROWDING = 0.05  # of a point that the hand hits where it lets go, against what else a grasp costs
 _ROUNDS, _TRIES = 4, 4  # over the plan, and of a grasp in each
 
 
@@ -43,6 +45,8 @@ class Expert:
         if self.plan.reason:
             raise FoundryError(f"no scripted expert for {simulation.task.key}: {self.plan.reason}")
         self._world = World(simulation)
+        if self._problem.task.bddl is not None:
+            self.plan = low_first(self._world, self.plan)
         self._arm = Arm(self._world, variety)
         self._actions = self._run()
         self.gave_up = ""
@@ -150,7 +154,9 @@ class Expert:
         opening = find_opening(self._world, step.place) if step.predicate == "in" else None
 
         def suits(option: Grasp) -> float:
-            return insertion(self._arm, step.thing, option, opening).cost if opening else 0.0
+            if opening:
+                return insertion(self._arm, step.thing, option, opening).cost
+            return self._crowding(step, option) if step.needs else 0.0
 
         for _ in range(_TRIES):
             yield from push_free(self._arm, step.thing, self._target(step), tried)
@@ -162,9 +168,16 @@ class Expert:
             return
         if opening is not None:
             how = insertion(self._arm, step.thing, held_grasp(self._arm), opening)
-            yield from insert(self._arm, step.thing, how, opening, shuts=bool(step.needs))
+            yield from insert(self._arm, step.thing, how, opening)
         else:
             yield from self._put_down(step)
+
+    def _crowding(self, step: Step, option: Grasp) -> float:
+        """What a grasp costs for what the hand would hit where it lets go."""
+        world = self._world
+        hand = self._target(step) + option.position - world.position(step.thing)
+        closing = np.array([np.cos(option.yaw), np.sin(option.yaw), 0.0])
+        return _CROWDING * world.hand_hits(hand, np.array([0.0, 0.0, -1.0]), closing, [step.thing])
 
     def _put_down(self, step: Step) -> Moves:
         """Put the held object on or into what is open from above."""
@@ -182,6 +195,6 @@ class Expert:
 
         def fit() -> Fit:
             room = _SHIFT * region_size(world, step.place)
-            return fit_into(arm, step.thing, container, self._target(step), room)
+            return fit_into(arm, step.thing, container, self._target(step), room, bool(step.needs))
 
         yield from place(arm, step.thing, self.destination, drop, fit=fit)

@@ -14,6 +14,7 @@ _TURN_COST = 0.02  # of a radian, in points that would be inside of the object o
 _SHIFT_COST = 2.0  # of a metre
 _DROP_COST = 10.0  # of a metre
 _ROOM = 0.02  # metres beside an object with which nothing can go wrong
+_STEPS = 3  # of a shift to either side
 _ROUND = 1.3  # ratio of the sides of what is not worth turning
 _FLOOR = 0.015  # what is so low under an object is what it will stand on
 _HIGHEST_DROP = 0.06
@@ -45,7 +46,7 @@ class Fit:
     tight: bool
 
 
-def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: float) -> Fit:
+def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: float, below: bool) -> Fit:
     """How a held object should go into a container.
 
     Args:
@@ -54,6 +55,7 @@ def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: floa
         container: what it goes into.
         target: where the object's position would best be, (3,).
         room: how far from there it may be, metres.
+        below: whether parts of the container, such as other drawers, may reach over the way in.
     """
     world = arm.world
     walls = world.points(container) - target
@@ -67,30 +69,34 @@ def fit_into(arm: Arm, name: str, container: str, target: np.ndarray, room: floa
     turns = [turn for turn in turns if abs(turn) < _LARGEST_TURN]
     rim = float(walls[:, 2].max() + target[2])
     above = max(0.0, rim + _HAND_ABOVE - float(target[2] + grip[2] + _HAND_BACK))
-    outline = _Outline(own)
+    outline = _Outline(own, below)
     sides = np.sort(np.ptp(own @ _about_vertical(yaw), axis=0)[:2])
-    if sides[1] < _ROUND * sides[0] or not outline.contains(walls, _MARGINS[0][0]):
+    if not outline.contains(walls, _MARGINS[0][0]):
         return Fit(0.0, target, 0.0, rim, tight=False)
-    options: list[tuple[float, int, Fit]] = []
-    for turn in turns:
+    if sides[1] < _ROUND * sides[0]:
+        turns = [0.0]
+
+    def rated(turn: float, shift: np.ndarray) -> tuple[float, Fit]:
         rotation = _about_vertical(turn)
-        for shift in _shifts(along, room):
-            there = (walls - shift) @ rotation  # as the object sees the walls
-            hits = sum(weight * outline.contains(there, margin) for margin, weight in _MARGINS)
-            hand = target + shift + rotation @ grip
-            touches = world.hand_hits(hand, -_UP, rotation @ axis, [name]) > 0
-            drop = min(above, _HIGHEST_DROP) if touches else 0.0
-            cost = (
-                hits + _DROP_COST * drop + _TURN_COST * abs(turn) + _SHIFT_COST * float(np.linalg.norm(shift))
-            )
-            tight = outline.contains(there, _ROOM) > 0
-            options.append((cost, len(options), Fit(turn, target + shift, drop, rim, tight)))
-    return min(options, key=lambda option: option[:2])[2]
+        there = (walls - shift) @ rotation  # as the object sees the walls
+        hits = sum(weight * outline.contains(there, margin) for margin, weight in _MARGINS)
+        hand = target + shift + rotation @ grip
+        touches = world.hand_hits(hand, -_UP, rotation @ axis, [name]) > 0
+        drop = min(above, _HIGHEST_DROP) if touches else 0.0
+        cost = hits + _DROP_COST * drop + _TURN_COST * abs(turn) + _SHIFT_COST * float(np.linalg.norm(shift))
+        tight = outline.contains(there, _ROOM) > 0
+        return cost, Fit(turn, target + shift, drop, rim, tight)
+
+    coarse = [rated(turn, shift) for turn in turns for shift in _shifts(along, room)]
+    best = min(coarse, key=lambda option: option[0])[1]
+    between = _shifts(along, room / _STEPS)
+    fine = [rated(best.turn, best.spot - target + shift) for shift in between]
+    return min([*fine, *coarse], key=lambda option: option[0])[1]
 
 
 def _shifts(along: np.ndarray, room: float) -> list[np.ndarray]:
     """Displacements along a container's sides, (3,) each, the smallest first."""
-    steps = np.linspace(-room, room, 7)
+    steps = np.linspace(-room, room, 2 * _STEPS + 1)
     sides = np.array([[along[0], along[1], 0.0], [-along[1], along[0], 0.0]])
     shifts = [u * sides[0] + v * sides[1] for u in steps for v in steps]
     return sorted(shifts, key=lambda shift: float(np.linalg.norm(shift)))
@@ -107,11 +113,13 @@ class _Outline:
 
     Args:
         points: of the object, (n, 3), relative to its position.
+        endless: whether the prism goes on above the object.
     """
 
-    def __init__(self, points: np.ndarray) -> None:
+    def __init__(self, points: np.ndarray, endless: bool) -> None:
         self._sides = ConvexHull(points[:, :2]).equations  # (m, 3): outward normals and offsets
-        self._low, self._high = float(points[:, 2].min()) + _FLOOR, float(points[:, 2].max())
+        self._low = float(points[:, 2].min()) + _FLOOR
+        self._high = np.inf if endless else float(points[:, 2].max())
 
     def contains(self, points: np.ndarray, margin: float) -> int:
         """How many points, (n, 3), lie in the prism or less than ``margin`` metres beside it."""

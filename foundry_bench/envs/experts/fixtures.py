@@ -13,7 +13,7 @@ import numpy as np
 from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm
 from foundry_bench.envs.experts.articulation import Articulation
 from foundry_bench.envs.experts.grasps import across_grasps
-from foundry_bench.envs.experts.skills import Actions, close_on, go, go_over, release
+from foundry_bench.envs.experts.motions import Actions, close_on, go, go_over, release
 from foundry_bench.envs.experts.world import World
 
 Done = Callable[[], bool]
@@ -30,6 +30,7 @@ _HAND_HALF, _HAND_BACK = (
     0.035,
 )  # half length of the hand along its closing axis, and how far behind the grip
 _STANDOFF = 0.09
+_TURNED_FAR = 0.6  # radians
 _FREE = 0.035  # an opening that lets go of a bar
 _PAST = 2  # steps that go on after the predicate has become true: an end stop must not be missed by a hair
 _HANDLE_DEPTH = 0.018  # of the grip below the top of a door's handle
@@ -104,6 +105,7 @@ def _draw(arm: Arm, part: Articulation, way: np.ndarray, done: Done) -> Actions:
 def push_shut(arm: Arm, part: Articulation, outward: np.ndarray, done: Done, attempt: int = 0) -> Actions:
     """Push a drawer shut with closed fingers against its bar; see `pull_open`."""
     world = arm.world
+    yield from _straighten(arm)
     across = np.cross(_UP, outward)
     options: list[tuple[int, int, np.ndarray, float]] = []
     for aside in _PUSH_ASIDE:
@@ -154,15 +156,7 @@ def swing(arm: Arm, part: Articulation, sign: float, done: Done) -> Actions:
     spot = np.array([*best_grasp.position[:2], points[:, 2].max() - _HANDLE_DEPTH])
     yield from approach_over(arm, spot + _UP * 0.06, OPEN)
     yield from go(arm, spot + _UP * 0.06, OPEN, 0.012, limit=25)
-    arm.near_contact = arm.grasping = True
-    yield from _straight_in(arm, spot, OPEN)
-    closed = yield from close_on(arm, spot)
-    arm.grasping = False
-    if closed:
-        yield from _lead(arm, part, yaw, sign, _SWING, done)
-    yield from release(arm)
-    yield from _rise(arm)
-    return done()
+    return (yield from _take_along(arm, part, spot, yaw, sign, _SWING, done))
 
 
 def turn(arm: Arm, part: Articulation, sign: float, done: Done) -> Actions:
@@ -178,12 +172,19 @@ def turn(arm: Arm, part: Articulation, sign: float, done: Done) -> Actions:
     arm.twist(yaw)
     spot = grasp.position
     yield from approach_over(arm, spot + _UP * 0.08, OPEN)
+    return (yield from _take_along(arm, part, spot, yaw, sign, _TWIST, done))
+
+
+def _take_along(
+    arm: Arm, part: Articulation, spot: np.ndarray, yaw: float, sign: float, ahead: float, done: Done
+) -> Actions:
+    """Go into a grasp, close, lead what is grasped around its joint, let go."""
     arm.near_contact = arm.grasping = True
     yield from _straight_in(arm, spot, OPEN)
     closed = yield from close_on(arm, spot)
     arm.grasping = False
     if closed:
-        yield from _lead(arm, part, yaw, sign, _TWIST, done)
+        yield from _lead(arm, part, yaw, sign, ahead, done)
     yield from release(arm)
     yield from _rise(arm)
     return done()
@@ -270,6 +271,15 @@ def _rise(arm: Arm) -> Actions:
             break
         yield arm.towards(goal, OPEN)
     return True
+
+
+def _straighten(arm: Arm) -> Actions:
+    """Turn back if the hand was turned far before: from there, tilting it would fold the wrist."""
+    axis = arm.world.closing_axis
+    if abs(arm.away(float(np.arctan2(axis[1], axis[0])))) < _TURNED_FAR:
+        return True
+    arm.face(arm.home_yaw)
+    return (yield from go(arm, arm.world.hand + _UP * 0.05, CLOSED, 0.03, limit=20))
 
 
 def _middle(world: World, geoms: tuple[int, ...]) -> np.ndarray:

@@ -20,6 +20,8 @@ _SIDE_COST = 0.3  # for the left side of a rim against the right one
 _HANDLE_COST = 0.6
 _DEPTHS = ((0.026, 0.0), (0.016, 0.1), (0.006, 0.4))  # of the pads' centre below the top, and what it costs
 BLOCKED = 3.0  # a cost that only a grasp has whose fingers or hand would hit something
+_CHORD_DEPTH, _CHORD_COST = 0.03, 1.0
+_PAD_HALF = 0.010  # half width of the pads
 _PAD_BELOW = 0.009  # the pads reach this far below their centre
 
 _Candidate = tuple[np.ndarray, float, str, float]  # position, yaw, kind, cost
@@ -32,7 +34,7 @@ class Grasp:
     Attributes:
         position: where the grip site goes, (3,).
         yaw: angle of the closing axis in the horizontal plane, radians, modulo pi.
-        kind: `across`, `rim` or `handle`.
+        kind: `across`, `rim`, `handle` or `chord`.
         cost: lower is better.
         hits: the part of it that is for what fingers or hand would hit; `BLOCKED` or more is too much.
     """
@@ -80,6 +82,9 @@ def find_grasps(
         found += _across(points, yaw, support, widest)
         found += _rim(local, rotation, origin, 2 * yaw, support)
         found += _handle(points, 2 * yaw, support, widest)
+    if not found:
+        for number in range(2 * _DIRECTIONS):
+            found += _chord(points, np.pi * number / _DIRECTIONS, support, widest)
     scored = []
     for position, yaw, kind, cost in found:
         turn = abs(wrap_half_turn(yaw - current))
@@ -125,6 +130,24 @@ def _across(points: np.ndarray, yaw: float, support: float, widest: float) -> li
             found.append((np.array([*middle, height]), yaw, "across", 6.0 * max(0.0, width - 0.03) + extra))
             break
     return found
+
+
+def _chord(points: np.ndarray, yaw: float, support: float, widest: float) -> list[_Candidate]:
+    """The grasp beside the middle of what is round and too wide there, where it is narrow enough."""
+    top = points[:, 2].max()
+    height = max(top - _CHORD_DEPTH, support + _TIP_CLEARANCE)
+    band = points[(points[:, 2] > height - _PAD_BELOW) & (points[:, 2] < height + 0.012)]
+    along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+    if not len(band):
+        return []
+    centre = (band[:, :2].min(axis=0) + band[:, :2].max(axis=0)) / 2
+    reach, side = (band[:, :2] - centre) @ along, (band[:, :2] - centre) @ across
+    for place in np.arange(0.01, side.max(), 0.003):
+        slab = reach[np.abs(side - place) < _PAD_HALF]
+        if len(slab) and np.ptp(slab) < widest:
+            spot = centre + across * place + along * (slab.max() + slab.min()) / 2
+            return [(np.array([*spot, height]), yaw % np.pi, "chord", _CHORD_COST)]
+    return []
 
 
 def _rim(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm
+from foundry_bench.envs.experts.articulation import joints_of
 from foundry_bench.envs.experts.grasps import Grasp
+from foundry_bench.envs.experts.motions import LET_GO, Actions, go, go_over, is_held, release
 from foundry_bench.envs.experts.planner import parent_of
-from foundry_bench.envs.experts.skills import Actions, go, go_over, is_held, release
 from foundry_bench.envs.experts.world import World
 
 _UP = np.array([0.0, 0.0, 1.0])
@@ -17,7 +18,6 @@ _BAND = 0.03  # half width of what is looked at beside the way in
 _COLUMN = 0.015  # and over and under the middle: a wall beside a narrow compartment is no ceiling
 _OUTSIDE = 0.05  # between the opening and what is about to go in
 _SHUT = 0.012  # behind the front, where a door does not touch it
-_STICKS_OUT = 0.08  # before the front: what is less a door pushes in as it shuts
 _STROKE = 0.03  # ahead of the fingers, while they push
 _INSIDE = 0.9  # share of an object that should be inside
 _OVER_FLOOR = 0.012  # height of an object on its way in
@@ -37,6 +37,7 @@ class Opening:
         front: where the place begins, measured along ``inward``.
         half: how far the region reaches from its middle along ``inward``.
         floor, ceiling: heights; ``ground`` that of what the fixture stands on.
+        shuts: whether a door will have to shut, so that nothing may stick out.
     """
 
     middle: np.ndarray
@@ -46,6 +47,7 @@ class Opening:
     floor: float
     ceiling: float
     ground: float
+    shuts: bool
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,14 @@ def find_opening(world: World, place: str) -> Opening | None:
     beside = points[np.abs((points - middle) @ np.cross(_UP, inward)) < _BAND]
     front = float((beside @ inward).min())
     return Opening(
-        middle, inward, front, float(extent @ np.abs(inward)), floor, ceiling, float(points[:, 2].min())
+        middle=middle,
+        inward=inward,
+        front=front,
+        half=float(extent @ np.abs(inward)),
+        floor=floor,
+        ceiling=ceiling,
+        ground=float(points[:, 2].min()),
+        shuts=bool(joints_of(world.problem.env, parent)),
     )
 
 
@@ -136,7 +145,7 @@ def held_grasp(arm: Arm) -> Grasp:
     return Grasp(arm.world.hand, float(np.arctan2(axis[1], axis[0])), "held", 0.0)
 
 
-def insert(arm: Arm, name: str, how: Insertion, opening: Opening, shuts: bool = False) -> Actions:
+def insert(arm: Arm, name: str, how: Insertion, opening: Opening) -> Actions:
     """Bring the held object in front of the opening, move it in, put it down and come back out.
 
     Args:
@@ -144,16 +153,17 @@ def insert(arm: Arm, name: str, how: Insertion, opening: Opening, shuts: bool = 
         name: the held object.
         how: it is held when it is inside.
         opening: the way in.
-        shuts: whether a door will have to shut, so that nothing may stick out.
     """
     world = arm.world
     arm.rotate(how.rotation)
     arm.near_contact = False
     for _ in range(3):
-        points = world.points(name)
-        ahead = float((points @ opening.inward).max()) - float(world.hand @ opening.inward)
-        low = float(points[:, 2].min()) - world.hand[2]
-        spot = _on_way(opening, world.position(name) - world.hand, opening.front - ahead - _OUTSIDE)
+        # As it will be held: what hangs from the hand now swings forward with it, and must not over the top.
+        turn = arm.missing_rotation().T
+        held = (world.points(name) - world.hand) @ turn
+        ahead, low = float((held @ opening.inward).max()), float(held[:, 2].min())
+        origin = (world.position(name) - world.hand) @ turn
+        spot = _on_way(opening, origin, opening.front - ahead - _OUTSIDE)
         spot[2] = opening.floor + _OVER_FLOOR - low
         yield from go_over(arm, spot, CLOSED, name, 0.015)
         if not is_held(world, name):
@@ -185,11 +195,11 @@ def insert(arm: Arm, name: str, how: Insertion, opening: Opening, shuts: bool = 
         if low < opening.floor + 0.003:
             break
         yield arm.towards(world.hand - _UP * 0.015, CLOSED, gain=1.2)
-    yield from release(arm)
+    yield from release(arm, world.opening + LET_GO)
     # Out the way the fingers point: one of them may be inside of the object.
     yield from go(arm, world.hand - world.hand_rotation[:, 2] * 0.05, OPEN, 0.02, limit=10)
     yield from go(arm, world.hand - opening.inward * 0.08, OPEN, 0.03, limit=15)
-    if shuts and _outermost(world, name, opening) < opening.front - _STICKS_OUT:
+    if opening.shuts and _outermost(world, name, opening) < opening.front + _SHUT / 2:
         yield from _push_in(arm, name, opening)
     arm.near_contact = False
     arm.face(arm.home_yaw)
@@ -237,6 +247,8 @@ def _cost(
 ) -> float:
     """What speaks against a way to hold an object inside; ``held``, ``origin`` are relative to the grip."""
     depth = opening.front + 0.02 + _needed(opening)
+    if opening.shuts:
+        depth = max(depth, opening.front + _SHUT + float(((origin - held) @ opening.inward).max()))
     hand = _on_way(opening, origin, depth - float(origin @ opening.inward))
     hand[2] = opening.floor + _OVER_FLOOR - held[:, 2].min()
     inside = held[(held + hand) @ opening.inward > opening.front]
@@ -258,6 +270,8 @@ def _depth(world: World, name: str, opening: Opening) -> float:
     position = float(world.position(name) @ opening.inward)
     behind = position - float((world.points(name) @ opening.inward).min())
     wanted = opening.front + max(_needed(opening) + 0.02, min(behind, 2 * opening.half) * _INSIDE)
+    if opening.shuts:
+        wanted = max(wanted, opening.front + behind + _SHUT)
     return float(min(wanted, float(opening.middle @ opening.inward) + 0.6 * opening.half))
 
 

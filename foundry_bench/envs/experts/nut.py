@@ -6,7 +6,7 @@ import numpy as np
 
 from foundry_bench.envs.experts.arm import CLOSED, Arm, wrap_half_turn
 from foundry_bench.envs.experts.grasps import Grasp
-from foundry_bench.envs.experts.skills import Actions, go_over, is_held, release, retreat, support_height
+from foundry_bench.envs.experts.motions import Actions, go_over, is_held, release, retreat, support_height
 from foundry_bench.envs.experts.world import World
 
 _OVER_PEG = 0.02  # metres over a peg, where a nut is lined up

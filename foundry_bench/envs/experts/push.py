@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from foundry_bench.envs.experts.arm import CLOSED, Arm
-from foundry_bench.envs.experts.skills import Actions, go, go_over, retreat
+from foundry_bench.envs.experts.motions import Actions, go, go_over, retreat
 from foundry_bench.envs.experts.world import World
 
 _TIP = 0.012  # the fingers end this far beyond the grip site

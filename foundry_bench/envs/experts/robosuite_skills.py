@@ -11,10 +11,11 @@ import numpy as np
 from foundry_bench.envs.experts.arm import CLOSED, Arm
 from foundry_bench.envs.experts.door import open_door
 from foundry_bench.envs.experts.grasps import Grasp
+from foundry_bench.envs.experts.motions import Actions, go, retreat, support_height
 from foundry_bench.envs.experts.nut import across_handle, around_peg
 from foundry_bench.envs.experts.planner import Step
 from foundry_bench.envs.experts.robosuite_goals import HANDLE
-from foundry_bench.envs.experts.skills import Actions, go, grasp, place, retreat, support_height
+from foundry_bench.envs.experts.skills import grasp, place
 from foundry_bench.envs.experts.wipe import wipe
 from foundry_bench.envs.experts.world import World
 

@@ -13,82 +13,35 @@ import numpy as np
 from foundry_bench.envs.experts.arm import CLOSED, OPEN, Arm, wrap_half_turn
 from foundry_bench.envs.experts.fit import Fit
 from foundry_bench.envs.experts.grasps import Grasp, find_grasps
+from foundry_bench.envs.experts.motions import (
+    ASTRAY,
+    LET_GO,
+    NOTHING,
+    WIDE,
+    Actions,
+    close_on,
+    go_over,
+    is_held,
+    release,
+    retreat,
+    support_height,
+    up,
+)
 from foundry_bench.envs.experts.world import World
 
 Suits = Callable[[Grasp], float]
-Actions = Generator[np.ndarray, None, bool]
 
 _APPROACH = 0.07  # height above a grasp at which the hand lines up
 _DESCENT = 0.02  # largest step down aimed at near a grasp: faster, the arm swings aside
 _LAST, _LAST_DESCENT = 0.035, 0.012  # and so close above it, where a policy needs time to correct itself
 _LOWERING = 0.015  # smallest step down aimed at while putting down, until something is felt
-_CLEARANCE = 0.035
-_OVER = 0.02  # from a position seen from above, metres
-_WIDE = 0.07  # an opening that lets go of anything
 _FITS = 0.1  # radians
 _LAY_TILT = np.radians(65.0)
 _STUCK_ABOVE = 0.02  # metres over a grasp
-_TOO_NEAR, _LEAN = 0.29, np.radians(25.0)  # metres from the base
-_VIA = 0.05  # metres: a point on a detour is passed, not reached
-_PATIENCE = 25  # steps without coming nearer
+_LOW = 0.03  # this close above a grasp, what is off its line goes back over the top
+_TOO_NEAR, _LEAN = 0.36, np.radians(25.0)  # metres from the base
 _IN_LINE = 0.007  # metres
-_LET_GO = 0.025  # this much wider than they held it
 _READY = 0.05  # an opening with which the fingers may go down around something
-_NOTHING = 0.002  # an opening with nothing between the fingers; the thinnest rim leaves more
-_ASTRAY, _LOW = 0.02, 0.03  # this far off line and this close above a grasp, the way back is over the top
-_NEAR, _RISE = 0.15, 0.6  # metres within which a height must be reached now, and the slope of the rise
-_CORRIDOR = 0.13  # half width of what is looked at on a way
-
-
-def go(arm: Arm, target: np.ndarray, gripper: float, tolerance: float, limit: int = 60) -> Actions:
-    """Move in a straight line until within ``tolerance`` metres and turned; False after ``limit`` steps."""
-    for _ in range(limit):
-        if np.linalg.norm(target - arm.world.hand) < tolerance and arm.turned():
-            return True
-        yield arm.towards(target, gripper)
-    return False
-
-
-def go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tolerance: float) -> Actions:
-    """Move to a position over whatever stands in the way: rise first if need be, then across, then down."""
-    via = arm.variety.detour(arm.world.hand, target)
-    if via is not None:
-        yield from _go_over(arm, via, gripper, held, _VIA)
-    return (yield from _go_over(arm, target, gripper, held, tolerance))
-
-
-def _go_over(arm: Arm, target: np.ndarray, gripper: float, held: str | None, tolerance: float) -> Actions:
-    world = arm.world
-    still, before = 0, world.hand
-    nearest, stalled = np.inf, 0
-    for _ in range(90):
-        hand = world.hand
-        if held and not is_held(world, held):
-            return False
-        still = still + 1 if np.linalg.norm(hand - before) < 0.001 else 0
-        left = float(np.linalg.norm(target - hand))
-        stalled = 0 if left < nearest - 0.003 else stalled + 1
-        nearest = min(nearest, left)
-        # Friction, something in the way or a joint at its limit: what comes next may still work.
-        if still > 6 or stalled > _PATIENCE:
-            return False
-        before = hand
-        hang = float(hand[2] - world.points(held)[:, 2].min()) if held else 0.02
-        offset = target[:2] - hand[:2]
-        distance = float(np.linalg.norm(offset))
-        if distance < tolerance and abs(target[2] - hand[2]) < max(tolerance, 0.012) and arm.turned():
-            return True
-        highest, near = _highest_on_way(world, hand, target, [held] if held else [])
-        floor, height = near + hang + _CLEARANCE, max(target[2], highest + hang + _CLEARANCE)
-        waypoint = np.array([*target[:2], height])
-        if distance > 0.03 and hand[2] < floor - 0.01:
-            # Too low to cross: rise, and move across only as far as the height allows.
-            share = np.clip(1.0 - (floor - hand[2]) / 0.06, 0.0, 1.0)
-            waypoint[:2] = hand[:2] + offset * share * min(1.0, 0.05 / distance)
-        elif distance < _OVER and (arm.turned() or not held):
-            waypoint[2] = target[2]
-        yield arm.towards(waypoint, gripper)
-    return False
 
 
 def grasp(
@@ -115,7 +68,7 @@ def grasp(
     costs = [option.cost + (suits(option) if suits else 0.0) + _fold_cost(arm, option) for option in options]
     best = options[arm.variety.chosen(costs)]
     start = world.position(name)
-    above = best.position + _up(_APPROACH)
+    above = best.position + up(_APPROACH)
     arm.face(best.yaw)
     if _folds(arm, best.position):
         arm.lean_in(_LEAN)
@@ -133,10 +86,10 @@ def grasp(
         return False
     height = world.position(name)[2]
     for _ in range(9):
-        yield arm.towards(world.hand + _up(0.05), CLOSED)
+        yield arm.towards(world.hand + up(0.05), CLOSED)
         if world.position(name)[2] > height + 0.025:
             return True
-        if world.opening < _NOTHING:
+        if world.opening < NOTHING:
             break
     avoid.append(Grasp(best.position - world.position(name), best.yaw, best.kind, best.cost))
     yield from release(arm)
@@ -166,7 +119,7 @@ def _straight_down(arm: Arm, target: np.ndarray, name: str, start: np.ndarray) -
             return True
         if arm.world.opening < _READY:
             return arm.world.gripped(name)
-        if sideways > _ASTRAY and hand[2] < goal[2] + _LOW:
+        if sideways > ASTRAY and hand[2] < goal[2] + _LOW:
             return False
         # Down only as far as the hand is in line; it never rises again for that.
         slope = max(0.0, sideways - 0.006) * 3.0 + (0.0 if arm.turned() else 0.04)
@@ -174,22 +127,6 @@ def _straight_down(arm: Arm, target: np.ndarray, name: str, start: np.ndarray) -
         goal[2] = max(goal[2] - 0.006, min(hand[2], goal[2] + slope), hand[2] - step)
         yield arm.towards(goal, OPEN, gain=2.2)
     return True  # something is in the way: close here and see
-
-
-def close_on(arm: Arm, position: np.ndarray) -> Actions:
-    """Close the fingers until they stop; False as soon as the hand is off line or has closed on nothing."""
-    before = arm.world.opening
-    for step in range(arm.world.gripper.closing_steps):
-        if np.linalg.norm((position - arm.world.hand)[:2]) > 2 * _ASTRAY:
-            return False
-        yield arm.towards(position, CLOSED)
-        now = arm.world.opening
-        if now < _NOTHING:
-            return False
-        if step >= 3 and abs(now - before) < 5e-4:
-            break
-        before = now
-    return True
 
 
 def place(
@@ -217,10 +154,10 @@ def place(
         how = yield from _line_up(arm, name, fit)
         target, drop, tight = how.spot, max(drop, how.drop), how.tight
         if tight:
-            yield from _between(arm, name, target + _up(drop))
+            yield from _between(arm, name, target + up(drop))
     for _ in range(0 if tight else 3):  # the object may swing in the fingers: steer it, not the hand
         offset = world.hand - world.position(name)
-        above = target + offset + _up(0.05 + drop)
+        above = target + offset + up(0.05 + drop)
         arm.near_contact = False
         yield from go_over(arm, above, CLOSED, name, 0.015)
         if not is_held(world, name):
@@ -233,7 +170,7 @@ def place(
         position = world.position(name)
         if position[2] < target[2] + drop + 0.004:
             break
-        way = target + _up(drop) - position
+        way = target + up(drop) - position
         # Never slower and slower: who imitates that never arrives, and hovers with the object in the hand.
         way[2] = min(way[2], -_LOWERING)
         yield arm.towards(world.hand + way, CLOSED, gain=1.2)
@@ -241,7 +178,7 @@ def place(
         low = min(low, position[2])
         if stalled >= 3:
             break
-    yield from release(arm, arm.world.opening + _LET_GO if quick else _WIDE)
+    yield from release(arm, arm.world.opening + LET_GO if quick else WIDE)
     yield from retreat(arm, 0.06 if quick else 0.1)
     arm.near_contact = False
     return True
@@ -327,61 +264,15 @@ def lay(arm: Arm, name: str, target: np.ndarray, along: np.ndarray, rim: float) 
 
 def tilt_over(arm: Arm, along: np.ndarray) -> None:
     """Choose a direction of the hand that lays over what it holds upright, by the smallest turn."""
-    down, closing = _up(-1.0), arm.world.closing_axis
+    down, closing = up(-1.0), arm.world.closing_axis
     closing = np.array([*closing[:2], 0.0]) / np.linalg.norm(closing[:2])
     now = np.stack([closing, np.cross(down, closing), down], axis=1)
     turns = []
     for way in (along, -along):
         direction = way * np.sin(_LAY_TILT) + down * np.cos(_LAY_TILT)
-        for across in (np.cross(_up(1.0), way), np.cross(way, _up(1.0))):
+        for across in (np.cross(up(1.0), way), np.cross(way, up(1.0))):
             turns.append(np.stack([across, np.cross(direction, across), direction], axis=1) @ now.T)
     arm.rotate(max(turns, key=lambda turn: float(np.trace(turn))))
-
-
-def release(arm: Arm, opening: float = _WIDE) -> Actions:
-    """Open the fingers where they are."""
-    spot = arm.world.hand
-    for _ in range(12):
-        if arm.world.opening > opening:
-            break
-        yield arm.towards(spot, OPEN)
-    return True
-
-
-def retreat(arm: Arm, height: float = 0.1) -> Actions:
-    """Rise with open fingers."""
-    return (yield from go(arm, arm.world.hand + _up(height), OPEN, 0.03, limit=15))
-
-
-def is_held(world: World, name: str) -> bool:
-    """Whether an object is between the fingers: they are not closed, and it is near them."""
-    close = np.linalg.norm(world.points(name) - world.hand, axis=1).min() < 0.03
-    return bool(close and world.opening > 0.001)
-
-
-def support_height(world: World, name: str) -> float:
-    """Height of the lowest point of an object: what it stands on cannot be higher there."""
-    return float(world.points(name)[:, 2].min())
-
-
-def _highest_on_way(
-    world: World, start: np.ndarray, end: np.ndarray, excluded: list[str]
-) -> tuple[float, float]:
-    """The highest point of anything in a corridor between two positions, and what that asks for already now.
-
-    What is farther off may be higher, since the hand rises on its way. Both are -inf if there is nothing.
-    """
-    points = world.points_along(start, end, _CORRIDOR if excluded else 0.09, excluded)
-    # What is under the end itself does not have to be cleared: the target's height already says.
-    points = points[np.linalg.norm(points[:, :2] - end[:2], axis=1) > 0.07]
-    if not len(points):
-        return -np.inf, -np.inf
-    reach = max(
-        (float(np.linalg.norm(world.points(held)[:, :2] - start[:2], axis=1).max()) for held in excluded),
-        default=0.0,
-    )
-    far = np.maximum(0.0, np.linalg.norm(points[:, :2] - start[:2], axis=1) - _NEAR - reach)
-    return float(points[:, 2].max()), float((points[:, 2] - _RISE * far).max())
 
 
 def _folds(arm: Arm, position: np.ndarray) -> bool:
@@ -403,7 +294,3 @@ def was_tried(option: Grasp, avoid: list[Grasp], world: World, name: str) -> boo
         np.linalg.norm(here - old.position) < 0.012 and abs(wrap_half_turn(option.yaw - old.yaw)) < 0.2
         for old in avoid
     )
-
-
-def _up(height: float) -> np.ndarray:
-    return np.array([0.0, 0.0, height])

@@ -10,6 +10,7 @@ from foundry_bench.envs.experts.world import World
 _ASIDE = np.arange(0.06, 0.42, 0.02)  # metres that something is set aside
 _CORRIDOR = 0.13  # half width of what has to be passed over
 _NEAR, _FAR = 0.4, 0.7  # from the robot's base
+_MUCH_TALLER = 0.02
 _ROOM, _CLEAR = 0.012, 0.035  # beside it, from what is there and from what will come
 
 
@@ -40,6 +41,24 @@ def _share(world: World, step: Step, plan: Plan) -> np.ndarray:
     pitch = min(2 * 0.7 * size[axis] / (len(sharing) - 1), _footprint(world, step.thing) + 0.01)
     place = sharing.index(step.thing) - (len(sharing) - 1) / 2
     return world.rotation(step.place)[:, axis] * pitch * place
+
+
+def low_first(world: World, plan: Plan) -> Plan:
+    """The plan with lower things before taller ones where they do not go beside each other into a place."""
+    steps = list(plan.steps)
+    for number in range(len(steps) - 1):
+        first, second = steps[number : number + 2]
+        if not first.predicate == second.predicate == "in" or first.place != second.place:
+            continue
+        beside = _footprint(world, first.thing) + _footprint(world, second.thing)
+        if beside > 2 * region_size(world, first.place) and _taller(world, first.thing, second.thing):
+            steps[number : number + 2] = second, first
+    return Plan(tuple(steps), plan.reason)
+
+
+def _taller(world: World, name: str, other: str) -> bool:
+    heights = [float(np.ptp(world.points(thing)[:, 2])) for thing in (name, other)]
+    return heights[0] > heights[1] + _MUCH_TALLER
 
 
 def _footprint(world: World, name: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from foundry_bench.envs.experts.arm import CLOSED, Arm
-from foundry_bench.envs.experts.skills import Actions
+from foundry_bench.envs.experts.motions import Actions
 
 _ABOVE = 0.04  # over the table, where the tool lines up
 _PRESS = 0.02  # metres below the table aimed at, which the controller turns into a force
