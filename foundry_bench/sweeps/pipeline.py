@@ -75,6 +75,8 @@ def run_phases(config: DictConfig, wanted: Sequence[str]) -> Path:
     sections.check_sections(config)
     check_stages(config)
     _check_device(config, wanted)
+    if {"pretrain", "train"} & set(wanted):
+        sections.check_packages(config)
     runtime.prepare_rendering()
     runtime.prepare_threads()
     folder = experiment_folder(config)

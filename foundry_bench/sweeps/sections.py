@@ -103,3 +103,24 @@ def check_sections(config: DictConfig) -> None:
     train_config(config, tasks=1)
     demos_config(config)
     protocol(config)
+
+
+def check_packages(config: DictConfig) -> None:
+    """See that the packages are there from which a model takes pretrained parts.
+
+    Raises:
+        FoundryError: one is missing; names the command that installs it.
+    """
+    model = values(config, "model")
+    if model.get("vision") == "efficientnet_lite0":
+        from foundry_bench.policies.vision_encoders.efficientnet import find_weights
+
+        find_weights()
+    if model.get("text") == "minilm":
+        from foundry_bench.policies.minilm import find_folder
+
+        find_folder()
+    if model.get("tuning") == "lora":
+        from foundry_bench.policies.backbones.tuning import check_peft
+
+        check_peft()

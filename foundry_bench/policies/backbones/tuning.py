@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from torch import nn
 
 from foundry_bench.errors import FoundryError
@@ -32,15 +34,20 @@ def tune(backbone: nn.Module, config: VLAConfig) -> None:
         parameter.requires_grad_(config.tuning == "full" or adapter)
 
 
-def add_adapters(backbone: nn.Module, rank: int, alpha: int) -> None:
-    """Put an adapter beside each linear map, in place; it changes nothing until it is trained."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
+def check_peft() -> None:
+    """FoundryError where the package that makes adapters is not installed."""
+    if find_spec("peft") is None:
         raise FoundryError(
             "model.tuning=lora needs the package peft, which is not installed: "
             "pip install 'foundry-bench[pretrained]'"
-        ) from error
+        )
+
+
+def add_adapters(backbone: nn.Module, rank: int, alpha: int) -> None:
+    """Put an adapter beside each linear map, in place; it changes nothing until it is trained."""
+    check_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     try:
         inject_adapter_in_model(
             LoraConfig(r=rank, lora_alpha=alpha, target_modules=LANGUAGE_LAYERS), backbone
