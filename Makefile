@@ -56,8 +56,10 @@ lint: $(INSTALLED_DEV) ## style and types, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: bench-simulation ## that, and training samples per second
+bench: bench-simulation ## that, then training, prediction and demonstrations
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/demonstrations.py
 
 bench-simulation: $(INSTALLED) ## what simulating costs beside stock LIBERO; options in ARGS="--task 3"
 	$(BIN)/python benchmarks/simulation.py $(ARGS)
