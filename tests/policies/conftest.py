@@ -19,6 +19,7 @@ from foundry_bench.policies.config import VLAConfig
 from foundry_bench.policies.normalization import Normalizer
 from foundry_bench.policies.tokenizer import TextTokenizer
 from foundry_bench.policies.vla_policy import VLAPolicy
+from tests.policies.tiny_models import FAMILY_NAMES, save_lm, save_vlm
 
 TEXTS = ["pick up the bowl and place it on the plate", "open the drawer", "turn on the stove"]
 SMALL = VLAConfig(
@@ -117,3 +118,11 @@ def checkpoint(tmp_path: Path) -> Path:
         tmp_path / "checkpoint", Checkpoint(SMALL, model.state_dict(), normalizer, tokenizer, about)
     )
     return tmp_path / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder per family, made once; tests that change one copy it."""
+    root = tmp_path_factory.mktemp("models")
+    made = {kind: save_vlm(root / kind, kind) for kind in FAMILY_NAMES}
+    return {**made, "lm": save_lm(root / "lm")}

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 WIDTH, LAYERS, VOCABULARY = 48, 3, 420
+FAMILY_NAMES = ("qwen3_vl", "smolvlm", "paligemma", "paligemma2")
 SPECIAL = {
     "qwen3_vl": ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|im_start|>", "<|im_end|>"],
     "smolvlm": ["<fake_token_around_image>", "<global-img>", "<image>", "<|im_start|>", "<end_of_utterance>"],
