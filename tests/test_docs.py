@@ -170,4 +170,4 @@ def test_smallest_form_of_each_command_parses() -> None:
     for _, words in commands("foundry-bench"):
         small = smallest(words)
         if "--help" not in small:
-            compose(split(small)[1])
+            assert selected_tasks(compose(split(small)[1])), small
